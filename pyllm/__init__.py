@@ -22,9 +22,20 @@ _HOMES = {
     "load": "pyllm.model",
     "tune_allocator": "pyllm.allocator",
 }
-_ROOMS = {"checkpoints", "data", "evaluation", "generation", "models", "nn", "ops", "optim", "tokenizers", "training"}
+_ROOMS = {
+    "checkpoints",
+    "data",
+    "evaluation",
+    "generation",
+    "models",
+    "nn",
+    "ops",
+    "optim",
+    "tokenizers",
+    "training",
+}
 
-__all__ = ["__version__", *sorted(_HOMES), *sorted(_ROOMS)]  # noqa: PLE0604 - names resolve in __getattr__
+__all__ = ["__version__", *sorted(_HOMES), *sorted(_ROOMS)]
 
 
 def __getattr__(name: str) -> Any:

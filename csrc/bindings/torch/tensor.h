@@ -1,0 +1,80 @@
+// What every op's binding needs from the LibTorch stable ABI.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core/dtype.h"
+
+namespace pyllm::binding {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Throws what Python shows as a RuntimeError. The Python layer has already checked what users can get wrong;
+// these checks keep a direct call of torch.ops.pyllm from reading outside its tensors.
+inline void check(bool condition, const char* op, const std::string& message) {
+  if (!condition) throw std::runtime_error(std::string("pyllm::") + op + ": " + message);
+}
+
+inline DType dtype_of(const Tensor& x, const char* op, const char* argument) {
+  switch (x.scalar_type()) {
+    case ScalarType::Double:
+      return DType::f64;
+    case ScalarType::Float:
+      return DType::f32;
+    case ScalarType::BFloat16:
+      return DType::bf16;
+    case ScalarType::Half:
+      return DType::f16;
+    default:
+      throw std::runtime_error(std::string("pyllm::") + op + ": " + argument +
+                               " must be float64, float32, bfloat16 or float16");
+  }
+}
+
+inline void check_same_dtype(const Tensor& x, const Tensor& other, const char* op, const char* argument) {
+  check(x.scalar_type() == other.scalar_type(), op,
+        std::string(argument) + " must have the same dtype as the first argument");
+}
+
+inline void check_same_shape(const Tensor& x, const Tensor& other, const char* op, const char* argument) {
+  bool same = x.dim() == other.dim();
+  for (int64_t i = 0; same && i < x.dim(); ++i) same = x.size(i) == other.size(i);
+  check(same, op, std::string(argument) + " must have the same shape as the first argument");
+}
+
+inline std::vector<int64_t> shape_of(const Tensor& x) {
+  return std::vector<int64_t>(x.sizes().begin(), x.sizes().end());
+}
+
+// Uninitialized and contiguous, on x's device; dtype as x unless given.
+inline Tensor empty(const Tensor& x, const std::vector<int64_t>& shape) {
+  return torch::stable::new_empty(x, shape);
+}
+inline Tensor empty(const Tensor& x, const std::vector<int64_t>& shape, ScalarType dtype) {
+  return torch::stable::new_empty(x, shape, dtype);
+}
+
+// The dtype sums are kept in: float64 for float64, otherwise float32.
+inline ScalarType accumulator_type(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// x, or a contiguous copy of it.
+inline Tensor dense(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
+
+// Elements divided by the last dimension's, without dividing by zero.
+inline int64_t rows_of(const Tensor& x) {
+  int64_t rows = 1;
+  for (int64_t i = 0; i + 1 < x.dim(); ++i) rows *= x.size(i);
+  return rows;
+}
+
+}  // namespace pyllm::binding

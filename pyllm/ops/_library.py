@@ -1,0 +1,112 @@
+"""Loads the compiled operators and registers what torch expects from Python: fake kernels, autograd, autocast.
+
+Where the library is missing (a source tree without a compiler) or a device has no kernels of ours, the public functions
+run their plain-torch reference, with one warning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PATH = Path(__file__).resolve().parent.parent / "libpyllm_cpu.so"
+_load_error: str | None = None
+try:
+    torch.ops.load_library(str(_PATH))
+except OSError as error:
+    _load_error = str(error)
+
+LOADED = _load_error is None
+_fragment = torch.library.Library("pyllm", "FRAGMENT")
+_warned: set[str] = set()
+
+_KERNEL_DEVICES = ("cpu", "meta")
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def why_not_loaded() -> str | None:
+    """The loader's message if the compiled operators are missing, otherwise None."""
+    return _load_error
+
+
+def has_kernels(x: torch.Tensor) -> bool:
+    """True if compiled kernels serve `x`'s device; otherwise warns once and the caller runs its reference."""
+    device = x.device.type
+    if LOADED and device in _KERNEL_DEVICES:
+        return True
+    key = device if LOADED else "library"
+    if key not in _warned:
+        _warned.add(key)
+        reason = (
+            f"no kernels for device {device!r}"
+            if LOADED
+            else f"compiled operators not loaded ({_load_error})"
+        )
+        warnings.warn(f"pyllm.ops: {reason}; running the plain PyTorch reference", stacklevel=3)
+    return False
+
+
+def register_fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: registers a shape function for `pyllm::name`, if the operators are loaded."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        if LOADED:
+            torch.library.register_fake(f"pyllm::{name}")(function)
+        return function
+
+    return decorate
+
+
+def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
+    """Registers the backward of `pyllm::name`, if the operators are loaded."""
+    if LOADED:
+        torch.library.register_autograd(f"pyllm::{name}", backward, setup_context=setup_context)
+
+
+def register_autocast(name: str, *, lower: bool) -> None:
+    """Gives `pyllm::name` an autocast rule.
+
+    lower=True casts floating-point tensors to the autocast dtype (products of matrices); lower=False casts them to the
+    dtype of the first argument (norms and activations, which follow their input).
+    """
+    if not LOADED:
+        return
+    op = getattr(torch.ops.pyllm, name).default
+
+    def autocast_kernel(*args: Any) -> Any:
+        dtype = torch.get_autocast_dtype("cpu") if lower else args[0].dtype
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)):
+            return op(*(_cast(arg, dtype) for arg in args))
+
+    _fragment.impl(name, autocast_kernel, "AutocastCPU")
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    eligible = isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != torch.float64
+    return value.to(dtype) if eligible else value
+
+
+def check_dtype(op: str, argument: str, x: torch.Tensor) -> None:
+    """Raises TypeError if `x` is not of a dtype the ops compute in."""
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"{op}: {argument} must be float64, float32, bfloat16 or float16, got {x.dtype}")
+
+
+@contextlib.contextmanager
+def forced_isa(level: str) -> Iterator[None]:
+    """Runs ops at instruction-set level `level` inside the block (tests and benchmarks; not thread-safe).
+
+    Raises:
+        RuntimeError: the level is unknown or the machine lacks it.
+    """
+    previous = torch.ops.pyllm.active_isa()
+    torch.ops.pyllm.force_isa(level)
+    try:
+        yield
+    finally:
+        torch.ops.pyllm.force_isa(previous)
