@@ -161,7 +161,7 @@ class GGUFFile:
         self._data = data
         cursor = _Cursor(data)
         self.version = _read_version(cursor)
-        # Least bytes of a tensor: name length 8, rank 4, type 4, offset 8; of a key: length 8, type 4, value 1
+        # Least bytes of a tensor: name length 8, rank 4, type 4, offset 8; of a key: length 8, type 4, value
         tensor_count = cursor.count("tensor count", 24)
         key_count = cursor.count("metadata count", 13)
         self.metadata = _read_metadata(cursor, key_count)

@@ -1,0 +1,222 @@
+"""What a decoder-only transformer is made of, as data: shapes, options and presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+ROPE_SCALING_KINDS = ("linear", "llama3")
+
+
+def _check_counts(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+def _check_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value <= 0:
+            raise ValueError(f"{name} must be a positive number, got {value!r}")
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are stretched beyond the trained context.
+
+    Attributes:
+        kind: "linear" (position interpolation, arXiv 2306.15595) or "llama3" (by wavelength, Llama 3.1).
+        factor: low frequencies are divided by it.
+        low_freq_factor, high_freq_factor, original_max_position_embeddings: "llama3" only; wavelengths above
+            original / low are stretched in full, those below original / high are left alone.
+    """
+
+    kind: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.kind not in ROPE_SCALING_KINDS:
+            raise ValueError(
+                f"rope scaling {self.kind!r} is not supported, expected one of {ROPE_SCALING_KINDS}"
+            )
+        _check_positive(self, "factor", "low_freq_factor", "high_freq_factor")
+        _check_counts(self, "original_max_position_embeddings")
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"high_freq_factor must exceed low_freq_factor ({self.low_freq_factor}), "
+                f"got {self.high_freq_factor}"
+            )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shapes and options of a pre-norm decoder with grouped-query attention, RoPE and SwiGLU.
+
+    Names are Hugging Face's. The defaults of the options describe LLaMA; Mistral, Qwen 2 and Qwen 3 differ in
+    `sliding_window`, the biases and `qk_norm`.
+
+    Attributes:
+        model_type: family name used when the model is saved: "llama", "mistral", "qwen2" or "qwen3".
+        head_dim: hidden_size / num_attention_heads where None is given.
+        num_key_value_heads: num_attention_heads where None is given.
+        attention_bias: query, key and value projections have a bias; `attention_output_bias`: the output
+            projection has one; `mlp_bias`: the three projections of the MLP have one.
+        qk_norm: RMSNorm over each head of query and key before RoPE.
+        sliding_window: a query sees itself and the `sliding_window - 1` keys before it, in the layers whose
+            `layer_types` entry is "sliding_attention" (all layers where `layer_types` is None).
+        bos_token_id, eos_token_ids, pad_token_id: as stored with the checkpoint; not used by the network.
+
+    Raises:
+        ValueError: a value that no model can have; names the field.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int = None  # type: ignore[assignment]
+    head_dim: int = None  # type: ignore[assignment]
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    attention_output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    sliding_window: int | None = None
+    layer_types: tuple[str, ...] | None = None
+    initializer_range: float = 0.02
+    model_type: str = "llama"
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    pad_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_counts(self, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+        _check_counts(self, "num_attention_heads", "max_position_embeddings")
+        if self.num_key_value_heads is None:
+            object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
+        if self.head_dim is None:
+            object.__setattr__(self, "head_dim", self._default_head_dim())
+        _check_counts(self, "num_key_value_heads", "head_dim")
+        _check_positive(self, "rms_norm_eps", "rope_theta", "initializer_range")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) must be a multiple of num_key_value_heads "
+                f"({self.num_key_value_heads})"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim must be even for rotary embeddings, got {self.head_dim}")
+        if self.sliding_window is not None:
+            _check_counts(self, "sliding_window")
+        self._check_layer_types()
+
+    def _default_head_dim(self) -> int:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads}) where head_dim is not given"
+            )
+        return self.hidden_size // self.num_attention_heads
+
+    def _check_layer_types(self) -> None:
+        if self.layer_types is None:
+            return
+        known = {"full_attention", "sliding_attention"}
+        if len(self.layer_types) != self.num_hidden_layers or not set(self.layer_types) <= known:
+            raise ValueError(
+                f"layer_types must hold {self.num_hidden_layers} of {sorted(known)}, "
+                f"got {list(self.layer_types)}"
+            )
+        if "sliding_attention" in self.layer_types and self.sliding_window is None:
+            raise ValueError("layer_types asks for sliding_attention, but sliding_window is None")
+
+    def window(self, layer: int) -> int | None:
+        """Sliding window of one layer in tokens, None for full attention."""
+        if self.layer_types is not None and self.layer_types[layer] == "full_attention":
+            return None
+        return self.sliding_window
+
+    def num_parameters(self, *, embeddings: bool = True) -> int:
+        """Trainable numbers of the network; `embeddings=False` leaves out the input and output embedding."""
+        query, key_value = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        attention = self.hidden_size * (2 * query + 2 * key_value)
+        attention += (
+            self.attention_bias * (query + 2 * key_value) + self.attention_output_bias * self.hidden_size
+        )
+        attention += self.qk_norm * 2 * self.head_dim
+        mlp = 3 * self.hidden_size * self.intermediate_size
+        mlp += self.mlp_bias * (2 * self.intermediate_size + self.hidden_size)
+        blocks = self.num_hidden_layers * (attention + mlp + 2 * self.hidden_size) + self.hidden_size
+        tables = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
+        return blocks + tables * embeddings
+
+
+PRESETS = {
+    # 0.8 M parameters: a second of training in a test.
+    "tiny": ModelConfig(
+        vocab_size=8192,
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    ),
+    # 6.6 M: learns the look of source code in two minutes on two cores.
+    "demo": ModelConfig(
+        vocab_size=8192,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    ),
+    "smollm2-135m": ModelConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        rope_theta=100000.0,
+        tie_word_embeddings=True,
+    ),
+    "llama3-8b": ModelConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        rope_theta=500000.0,
+    ),
+}
+
+
+def preset(name: str, **changes: object) -> ModelConfig:
+    """A named configuration with some fields replaced, e.g. `preset("demo", vocab_size=4096)`.
+
+    Raises:
+        ValueError: unknown name; TypeError: unknown field.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}, expected one of {sorted(PRESETS)}")
+    return dataclasses.replace(PRESETS[name], **changes)  # type: ignore[arg-type]

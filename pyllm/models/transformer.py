@@ -1,0 +1,294 @@
+"""The decoder-only transformer that a `ModelConfig` describes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pyllm import ops
+from pyllm.models.config import ModelConfig
+from pyllm.models.kv_cache import KVCache
+from pyllm.models.packing import document_layout
+from pyllm.nn import Attention, GatedMLP, Linear, RMSNorm, RotaryEmbedding
+from pyllm.nn.attention import AttentionCache
+from pyllm.nn.rotary import inverse_frequencies, llama3_frequencies
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm block: x + attention(norm(x)), then + mlp(norm(.)).
+
+    The residual stream travels apart from the last block's output, so that each addition is part of the
+    norm that
+    follows it: (output, residual) -> (output, residual), whose sum is the usual hidden state.
+    """
+
+    def __init__(
+        self, config: ModelConfig, index: int, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> None:
+        super().__init__()
+        self.self_attn = Attention(
+            config.hidden_size,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+            bias=config.attention_bias,
+            output_bias=config.attention_output_bias,
+            qk_norm_eps=config.rms_norm_eps if config.qk_norm else None,
+            window=config.window(index),
+            device=device,
+            dtype=dtype,
+        )
+        self.mlp = GatedMLP(
+            config.hidden_size, config.intermediate_size, bias=config.mlp_bias, device=device, dtype=dtype
+        )
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, device=device, dtype=dtype)
+        self.post_attention_layernorm = RMSNorm(
+            config.hidden_size, config.rms_norm_eps, device=device, dtype=dtype
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        position_ids: Tensor,
+        cu_seqlens: Tensor | None,
+        cache: AttentionCache | None,
+    ) -> tuple[Tensor, Tensor]:
+        if residual is None:
+            normed, residual = self.input_layernorm(x), x
+        else:
+            normed, residual = self.input_layernorm(x, residual)
+        x = self.self_attn(normed, cos, sin, position_ids, cu_seqlens=cu_seqlens, cache=cache)
+        normed, residual = self.post_attention_layernorm(x, residual)
+        return self.mlp(normed), residual
+
+
+class Decoder(nn.Module):
+    """Token embedding, the layers, the last norm: (batch, tokens) ids -> (batch, tokens, hidden_size)."""
+
+    def __init__(
+        self, config: ModelConfig, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, device=device, dtype=dtype)
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, index, device, dtype) for index in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, device=device, dtype=dtype)
+        self.rotary = RotaryEmbedding(_rotary_frequencies(config))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        max_position: int,
+        cu_seqlens: Tensor | None,
+        kv_cache: KVCache | None,
+    ) -> Tensor:
+        cos, sin = self.rotary(max_position, input_ids.device)
+        x, residual = self.embed_tokens(input_ids), None
+        for index, layer in enumerate(self.layers):
+            cache = None if kv_cache is None else kv_cache.layer(index)
+            x, residual = layer(x, residual, cos, sin, position_ids, cu_seqlens, cache)
+        hidden, _ = self.norm(x, residual)
+        return hidden
+
+
+class Transformer(nn.Module):
+    """A causal language model: `ModelConfig` -> network, with Hugging Face's state-dict names.
+
+    `model.embed_tokens`, `model.layers.N.{input_layernorm, self_attn, post_attention_layernorm, mlp}`,
+    `model.norm` and, where the embedding is not tied, `lm_head`. A tied head has no entry of its own.
+
+    New weights are drawn as in GPT-2 and LLaMA: normal with `config.initializer_range`, the two projections
+    that write to the residual stream divided by sqrt(2 * layers), biases zero, norms one. They use torch's
+    global
+    generator: seed it for the same weights.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config, device, dtype)
+        self.lm_head = None
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, False, device, dtype)
+        if not self.model.embed_tokens.weight.is_meta:
+            self.init_weights()
+
+    @property
+    def lm_head_weight(self) -> Tensor:
+        """(vocab_size, hidden_size): hidden states times its transpose are the logits."""
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.embed_tokens.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embed_tokens.weight.device
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Draw all weights anew, see the class."""
+        std = self.config.initializer_range
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif name.endswith("norm.weight"):
+                parameter.fill_(1.0)
+            else:
+                writes_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+                scale = math.sqrt(2 * self.config.num_hidden_layers) if writes_residual else 1.0
+                parameter.normal_(0.0, std / scale)
+
+    def new_cache(self, batch_size: int, *, capacity: int = 256) -> KVCache:
+        """An empty cache that fits this network's shapes, dtype and device."""
+        return KVCache(self.config, batch_size, capacity=capacity, dtype=self.dtype, device=self.device)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        position_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        kv_cache: KVCache | None = None,
+        input_lengths: Tensor | None = None,
+        last_token_only: bool = False,
+    ) -> Tensor:
+        """Logits (batch, tokens, vocab_size) in the network's dtype; arguments as in `hidden_states`.
+
+        Args:
+            last_token_only: logits (batch, vocab_size) of each row's last real token only.
+        """
+        hidden = self.hidden_states(
+            input_ids,
+            position_ids=position_ids,
+            document_ids=document_ids,
+            kv_cache=kv_cache,
+            input_lengths=input_lengths,
+        )
+        if last_token_only:
+            hidden = _last_tokens(hidden, input_lengths)
+        return ops.linear(hidden, self.lm_head_weight)
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        *,
+        position_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        kv_cache: KVCache | None = None,
+        input_lengths: Tensor | None = None,
+    ) -> Tensor:
+        """What the head reads: (batch, tokens, hidden_size), after the last norm.
+
+        Training takes this and `lm_head_weight` to `pyllm.ops.linear_cross_entropy`, so that the logits are
+        never held whole.
+
+        Args:
+            input_ids: (batch, tokens) integers in [0, vocab_size).
+            position_ids: (batch, tokens) positions for RoPE. Default: from 0, from the start of each
+                document, or from the end of the cached row.
+            document_ids: (batch, tokens) integers, one value per stretch of tokens that belong together;
+                attention never leaves a stretch. Not together with `kv_cache`.
+            kv_cache: tokens seen before, one row per row of the batch; the new ones are added.
+            input_lengths: (batch,) real tokens of each row, the rest is padding on the right. Only needed
+                with `kv_cache` or `last_token_only`: causal attention keeps padding on the right out of
+                sight anyway.
+
+        Raises:
+            ValueError, TypeError, IndexError: an argument of the wrong shape, dtype or range.
+        """
+        _check_ids(input_ids, self.config.vocab_size)
+        _check_companions(input_ids, position_ids, document_ids, input_lengths)
+        if kv_cache is not None:
+            _check_cache(input_ids, kv_cache, document_ids)
+        tokens = input_ids.shape[1]
+        cu_seqlens = None
+        if kv_cache is not None:
+            defaults, max_position = kv_cache.begin(tokens), kv_cache.longest + tokens
+        elif document_ids is not None:
+            cu_seqlens, defaults = document_layout(document_ids)
+            max_position = tokens
+        else:
+            defaults = torch.arange(tokens, device=input_ids.device).expand(input_ids.shape)
+            max_position = tokens
+        if position_ids is None:
+            position_ids = defaults
+        else:
+            max_position = int(position_ids.max()) + 1 if position_ids.numel() else 0
+        hidden = self.model(input_ids, position_ids, max_position, cu_seqlens, kv_cache)
+        if kv_cache is not None:
+            kv_cache.advance(input_lengths)
+        return hidden
+
+
+def _rotary_frequencies(config: ModelConfig) -> Tensor:
+    inverse = inverse_frequencies(config.head_dim, config.rope_theta)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return inverse
+    if scaling.kind == "linear":
+        return inverse / scaling.factor
+    return llama3_frequencies(
+        inverse,
+        scaling.factor,
+        scaling.low_freq_factor,
+        scaling.high_freq_factor,
+        scaling.original_max_position_embeddings,
+    )
+
+
+def _last_tokens(hidden: Tensor, input_lengths: Tensor | None) -> Tensor:
+    if input_lengths is None:
+        return hidden[:, -1]
+    rows = torch.arange(hidden.shape[0], device=hidden.device)
+    return hidden[rows, input_lengths.to(rows) - 1]
+
+
+def _check_ids(input_ids: Tensor, vocab_size: int) -> None:
+    if input_ids.dim() != 2:
+        raise ValueError(f"input_ids must have shape (batch, tokens), got {tuple(input_ids.shape)}")
+    if input_ids.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"input_ids must be int64 or int32, got {input_ids.dtype}")
+    # Elsewhere the look would wait for the device (or break the graph); the embedding itself checks there.
+    if input_ids.device.type == "cpu" and not torch.compiler.is_compiling() and input_ids.numel():
+        low, high = (int(bound) for bound in torch.aminmax(input_ids))
+        if low < 0 or high >= vocab_size:
+            raise IndexError(f"input_ids must lie in [0, {vocab_size}), got {low if low < 0 else high}")
+
+
+def _check_companions(
+    input_ids: Tensor, position_ids: Tensor | None, document_ids: Tensor | None, input_lengths: Tensor | None
+) -> None:
+    for name, tensor in (("position_ids", position_ids), ("document_ids", document_ids)):
+        if tensor is not None and tensor.shape != input_ids.shape:
+            raise ValueError(
+                f"{name} must have the shape of input_ids {tuple(input_ids.shape)}, got {tuple(tensor.shape)}"
+            )
+    if input_lengths is None:
+        return
+    batch, tokens = input_ids.shape
+    if input_lengths.shape != (batch,):
+        raise ValueError(f"input_lengths must have shape ({batch},), got {tuple(input_lengths.shape)}")
+    if bool(((input_lengths < 1) | (input_lengths > tokens)).any()):
+        raise ValueError(f"input_lengths must lie in [1, {tokens}], got {input_lengths.tolist()}")
+
+
+def _check_cache(input_ids: Tensor, kv_cache: KVCache, document_ids: Tensor | None) -> None:
+    if document_ids is not None:
+        raise ValueError("document_ids and kv_cache exclude each other: a cache holds one text per row")
+    if kv_cache.batch_size != input_ids.shape[0]:
+        raise ValueError(f"kv_cache has {kv_cache.batch_size} rows, input_ids {input_ids.shape[0]}")

@@ -1,0 +1,18 @@
+"""torch.nn modules over pyllm's ops. State-dict names are those of torch and transformers."""
+
+from pyllm.nn.attention import Attention, AttentionCache
+from pyllm.nn.functional import scaled_dot_product_attention
+from pyllm.nn.linear import Linear
+from pyllm.nn.mlp import GatedMLP
+from pyllm.nn.rms_norm import RMSNorm
+from pyllm.nn.rotary import RotaryEmbedding
+
+__all__ = [
+    "Attention",
+    "AttentionCache",
+    "GatedMLP",
+    "Linear",
+    "RMSNorm",
+    "RotaryEmbedding",
+    "scaled_dot_product_attention",
+]

@@ -1,0 +1,105 @@
+"""Grouped-query self-attention with rotary positions."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pyllm import ops
+from pyllm.nn.linear import Linear
+from pyllm.nn.rms_norm import RMSNorm
+
+
+class AttentionCache(Protocol):
+    """Keys and values of one layer that were seen before; how they are stored is the cache's affair."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+        """Store k and v, then attend causally from q to all stored; shapes as in `pyllm.ops.attention`."""
+
+
+class Attention(torch.nn.Module):
+    """Causal self-attention: q, k, v projections, optional norm per head, RoPE, attention, output projection.
+
+    x (batch, tokens, hidden_size) -> the same shape. Parameters as in transformers: q_proj (heads *
+    head_dim, hidden), k_proj and v_proj (kv_heads * head_dim, hidden), o_proj (hidden, heads * head_dim),
+    and with `qk_norm_eps` q_norm and k_norm (head_dim,). Query heads share kv heads in consecutive groups
+    (arXiv 2305.13245).
+
+    Args:
+        bias: q, k and v projections have one; `output_bias`: the output projection has one.
+        qk_norm_eps: RMSNorm with this eps over each head of q and k before RoPE; None leaves it out.
+        window: each query sees itself and the window - 1 keys before it; None means all.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        bias: bool = False,
+        output_bias: bool = False,
+        qk_norm_eps: float | None = None,
+        window: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.window = window
+        self.q_proj = Linear(hidden_size, num_heads * head_dim, bias, device, dtype)
+        self.k_proj = Linear(hidden_size, num_kv_heads * head_dim, bias, device, dtype)
+        self.v_proj = Linear(hidden_size, num_kv_heads * head_dim, bias, device, dtype)
+        self.o_proj = Linear(num_heads * head_dim, hidden_size, output_bias, device, dtype)
+        self.q_norm = self.k_norm = None
+        if qk_norm_eps is not None:
+            self.q_norm = RMSNorm(head_dim, qk_norm_eps, device=device, dtype=dtype)
+            self.k_norm = RMSNorm(head_dim, qk_norm_eps, device=device, dtype=dtype)
+
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        position_ids: Tensor,
+        *,
+        cu_seqlens: Tensor | None = None,
+        cache: AttentionCache | None = None,
+    ) -> Tensor:
+        """Attend within each row, within each document, or to a cache.
+
+        Args:
+            cos, sin: (positions, head_dim / 2) tables of `RotaryEmbedding`.
+            position_ids: (batch, tokens) int64, below the tables' length.
+            cu_seqlens: (documents + 1,) int32 borders of documents in the flattened batch * tokens; attention
+                never crosses one.
+            cache: what was seen before; not together with `cu_seqlens`.
+        """
+        if cache is not None and cu_seqlens is not None:
+            raise ValueError("cu_seqlens and cache exclude each other: a cache holds one text per row")
+        q, k, v = self._heads(self.q_proj(x)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        q, k = ops.rope(q, k, cos, sin, position_ids=position_ids)
+        if cache is not None:
+            y = cache.attend(q, k, v, self.window)
+        elif cu_seqlens is not None:
+            y = self._attend_packed(q, k, v, cu_seqlens)
+        else:
+            y = ops.attention(q, k, v, is_causal=True, window=self.window)
+        return self.o_proj(y.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim))
+
+    def _attend_packed(self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
+        batch, tokens = q.shape[0], q.shape[2]
+        q, k, v = (t.transpose(1, 2).flatten(0, 1) for t in (q, k, v))
+        y = ops.attention(
+            q, k, v, is_causal=True, window=self.window, cu_seqlens_q=cu_seqlens, cu_seqlens_k=cu_seqlens
+        )
+        return y.unflatten(0, (batch, tokens)).transpose(1, 2)
