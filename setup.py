@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -15,6 +16,14 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "build_backend"))
 
 from backend import find_torch  # noqa: E402 - the backend is not on the path before
+
+
+def tool(name: str) -> str:
+    """Path of cmake or ninja: beside this Python (where their packages put them, activated or not), or on PATH."""
+    found = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
+    if found is None:
+        raise RuntimeError(f"building pyllm needs {name}: pip install {name}")
+    return found
 
 
 class CMakeBuild(build_ext):
@@ -34,7 +43,9 @@ class CMakeBuild(build_ext):
         build = ROOT / "build" / f"cmake-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
         subprocess.run(
             [
-                *("cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
+                *(tool("cmake"), "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
+                # Given every time: an isolated build's ninja is gone when the next one finds this folder.
+                f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
                 "-DCMAKE_BUILD_TYPE=Release",
                 f"-DPython_EXECUTABLE={sys.executable}",
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
@@ -44,7 +55,7 @@ class CMakeBuild(build_ext):
             check=True,
         )
         jobs = os.environ.get("MAX_JOBS")
-        subprocess.run(["cmake", "--build", str(build), *(["-j", jobs] if jobs else [])], check=True)
+        subprocess.run([tool("cmake"), "--build", str(build), *(["-j", jobs] if jobs else [])], check=True)
 
     def get_outputs(self) -> list[str]:
         """The torch library is built beside the Python extension."""

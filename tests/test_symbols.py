@@ -1,0 +1,52 @@
+"""What the compiled library asks of its surroundings, and what its level objects leak."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import pyllm
+from tests.assets import REPOSITORY
+
+LIBRARY = Path(pyllm.__file__).parent / "libpyllm_cpu.so"
+# C functions of torch's stable ABI, the C and C++ run-time libraries; nothing of torch's C++ classes.
+ALLOWED = re.compile(
+    r"(aoti_torch_|torch_|_ZN?K?(R?S|O?S)|_ZT[ISV]S|_ZTVN10__cxxabiv1|_Zn[aw]m|_Zd[al]Pv|__cxa_|__gxx_|__gmon_start__|"
+    r"_ITM_|_Unwind_|__tls_get_addr|__stack_chk_fail|__libc_single_threaded|__errno_location)"
+)
+LIBC = re.compile(r"@(GLIBC|GLIBCXX|CXXABI|GCC)_")
+
+needs_nm = pytest.mark.skipif(shutil.which("nm") is None, reason="nm (binutils) not installed")
+
+
+def undefined_symbols(library: Path) -> list[str]:
+    lines = subprocess.run(
+        ["nm", "-D", "--undefined-only", str(library)], capture_output=True, text=True, check=True
+    )
+    return [line.split()[-1] for line in lines.stdout.splitlines() if line.strip()]
+
+
+@needs_nm
+def test_only_the_stable_abi_is_undefined() -> None:
+    symbols = undefined_symbols(LIBRARY)
+    assert any(s.startswith("aoti_torch_") for s in symbols)
+    strange = [s for s in symbols if not (ALLOWED.match(s) or LIBC.search(s))]
+    assert not strange, f"symbols outside torch's stable ABI and the C and C++ libraries: {strange}"
+
+
+@needs_nm
+def test_no_weak_symbol_leaks_from_a_level() -> None:
+    """A weak symbol built for AVX-512 could be chosen by the linker for every level."""
+    objects = sorted(REPOSITORY.glob("build/*/CMakeFiles/pyllm_kernels_*.dir/**/*.o"))
+    if not objects:
+        pytest.skip("no build folder beside the sources")
+    for path in objects:
+        lines = subprocess.run(
+            ["nm", str(path)], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        leaks = [line for line in lines if re.search(r" [Wu] ", line)]
+        assert not leaks, f"{path.name}: {leaks}"
