@@ -27,10 +27,17 @@ def tool(name: str) -> str:
 
 
 class CMakeBuild(build_ext):
-    """Builds both libraries into the package folder (the source's own for an editable install)."""
+    """One CMake build makes both libraries, straight into the package folder they belong to.
 
-    def build_extension(self, ext: Extension) -> None:
-        """One CMake build makes both; the build folder is kept, so that a changed file costs seconds."""
+    The build folder is kept, so that a changed file costs seconds.
+    """
+
+    def _output(self) -> Path:
+        """The source's own package folder for an editable install, otherwise the one the wheel is made of."""
+        return (ROOT if self.editable_mode or self.inplace else Path(self.build_lib)).resolve() / "pyllm"
+
+    def run(self) -> None:
+        """Configures and builds; needs an installed torch."""
         import pybind11
 
         torch = find_torch()
@@ -39,7 +46,6 @@ class CMakeBuild(build_ext):
                 "building pyllm needs an installed torch >= 2.10 (its headers and libtorch_cpu); install it first, or "
                 "name its folder in PYLLM_TORCH"
             )
-        output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = ROOT / "build" / f"cmake-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
         subprocess.run(
             [
@@ -50,7 +56,7 @@ class CMakeBuild(build_ext):
                 f"-DPython_EXECUTABLE={sys.executable}",
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
                 f"-DTORCH_DIR={torch}",
-                f"-DPYLLM_OUTPUT_DIR={output}",
+                f"-DPYLLM_OUTPUT_DIR={self._output()}",
             ],
             check=True,
         )
@@ -58,9 +64,13 @@ class CMakeBuild(build_ext):
         subprocess.run([tool("cmake"), "--build", str(build), *(["-j", jobs] if jobs else [])], check=True)
 
     def get_outputs(self) -> list[str]:
-        """The torch library is built beside the Python extension."""
-        folder = Path(self.get_ext_fullpath("pyllm._tokenizers")).parent
-        return [*super().get_outputs(), str(folder / "libpyllm_cpu.so")]
+        """Both libraries; setuptools lists them in the wheel."""
+        tokenizer = self.get_ext_filename("_tokenizers")
+        return [str(self._output() / tokenizer), str(self._output() / "libpyllm_cpu.so")]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Nothing is copied after the build."""
+        return {}
 
 
 setup(ext_modules=[Extension("pyllm._tokenizers", [])], cmdclass={"build_ext": CMakeBuild})
