@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 12
 
 
 @torch.no_grad()
 def gradient_norm(gradients: Sequence[torch.Tensor]) -> float:
-    """Euclidean norm over all gradients, summed in one order: blocks of 65,536 elements, then blocks in fp64.
+    """Euclidean norm over all gradients, summed in one order: blocks of 4,096 elements, then blocks in fp64.
 
     A plain norm of a large tensor may be cut by threads; these blocks are cut by shape, so the bits stay the
     same.
