@@ -1,8 +1,22 @@
 """Fused operators: each has compiled kernels, a plain-torch reference, a fake kernel, autograd and an autocast rule."""
 
+from pyllm.ops.adamw import adamw_step
+from pyllm.ops.gradient_norm import gradient_norm
 from pyllm.ops.linear import linear
+from pyllm.ops.linear_cross_entropy import linear_cross_entropy
 from pyllm.ops.rms_norm import rms_norm
 from pyllm.ops.rope import rope
+from pyllm.ops.sample import sample
 from pyllm.ops.swiglu import glu, swiglu
 
-__all__ = ["glu", "linear", "rms_norm", "rope", "swiglu"]
+__all__ = [
+    "adamw_step",
+    "glu",
+    "gradient_norm",
+    "linear",
+    "linear_cross_entropy",
+    "rms_norm",
+    "rope",
+    "sample",
+    "swiglu",
+]

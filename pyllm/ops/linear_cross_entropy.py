@@ -1,0 +1,220 @@
+"""Output projection and cross entropy in one op: the logits are never held as a whole."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pyllm.ops import _library
+
+Reduction = Literal["mean", "sum", "none"]
+_REDUCTIONS = ("none", "sum", "mean")
+
+
+@overload
+def linear_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    bias: Tensor | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    z_loss: float = ...,
+    softcap: float | None = ...,
+    token_weight: Tensor | None = ...,
+    temperature: float = ...,
+    reduction: Reduction = ...,
+    return_lse: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def linear_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    bias: Tensor | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    z_loss: float = ...,
+    softcap: float | None = ...,
+    token_weight: Tensor | None = ...,
+    temperature: float = ...,
+    reduction: Reduction = ...,
+    return_lse: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def linear_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    token_weight: Tensor | None = None,
+    temperature: float = 1.0,
+    reduction: Reduction = "mean",
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Cross entropy of `target` under softmax(logits), where logits = x @ weight.T + bias are never held whole.
+
+    Per token, with l = softcap * tanh(logits / softcap) (if a softcap is given) / temperature and lse = logsumexp(l):
+
+        loss = token_weight * ((1 - label_smoothing) * (lse - l[target]) + label_smoothing * (lse - mean(l))
+                               + z_loss * lse^2)
+
+    Args:
+        x: (..., hidden), float64, float32, bfloat16 or float16; any strides.
+        weight: (vocab, hidden), dtype of x.
+        target: (...), int64 class indices in [0, vocab), or `ignore_index`.
+        bias: (vocab,), dtype of x.
+        ignore_index: target value whose tokens count for nothing.
+        label_smoothing: in [0, 1]; mass spread evenly over the vocabulary (Szegedy et al., 2016).
+        z_loss: >= 0; weight of lse^2, which keeps logits small (PaLM; Chowdhery et al., 2022).
+        softcap: > 0; bound on the logits (Gemma 2).
+        token_weight: (...), floating point, a constant (no gradient); tokens of weight 0 count for nothing.
+        temperature: > 0; divides the logits.
+        reduction: "none", "sum", or "mean", which divides by the sum of token_weight over counted tokens (their number
+            without token_weight). With nothing to count, 0 with zero gradients.
+        return_lse: also return lse. It is then computed for every token, and gradients flow through it.
+
+    Returns:
+        loss, or (loss, lse): float32 (float64 for float64 inputs); loss (...) for "none", otherwise (); lse (...),
+        natural logarithm. Under autocast x, weight and bias are cast to the autocast dtype first.
+
+    Raises:
+        ValueError: shapes or options do not fit. TypeError: dtypes do not fit.
+        IndexError: a target is out of range.
+    """
+    _check(x, weight, target, bias, token_weight)
+    _check_options(label_smoothing, z_loss, softcap, temperature, reduction)
+    return linear_cross_entropy_reference(
+        x,
+        weight,
+        target,
+        bias=bias,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        token_weight=token_weight,
+        temperature=temperature,
+        reduction=reduction,
+        return_lse=return_lse,
+    )
+
+
+def linear_cross_entropy_reference(
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    bias: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    token_weight: Tensor | None = None,
+    temperature: float = 1.0,
+    reduction: Reduction = "mean",
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The same in plain PyTorch: the definition, and the fallback on devices without kernels (holds the logits)."""
+    logits = F.linear(x, weight, bias)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    logits = logits / temperature
+    lse = torch.logsumexp(logits, -1)
+    counted = target != ignore_index
+    weights = counted.to(lse.dtype)
+    if token_weight is not None:
+        counted = counted & (token_weight != 0)
+        weights = torch.where(counted, token_weight.detach().to(lse.dtype), 0.0)
+    log_probs = torch.log_softmax(logits, -1)
+    chosen = log_probs.gather(-1, torch.where(counted, target, 0).unsqueeze(-1)).squeeze(-1)
+    loss = -(1 - label_smoothing) * chosen + z_loss * lse.square()
+    if label_smoothing:
+        loss = loss - label_smoothing * log_probs.mean(-1)
+    loss = torch.where(counted, loss, 0.0) * weights
+    if reduction != "none":
+        loss = loss.sum()
+    if reduction == "mean":
+        total = weights.sum()
+        loss = loss / torch.where(total == 0, 1.0, total)
+    return (loss, lse) if return_lse else loss
+
+
+def _check(
+    x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, token_weight: Tensor | None
+) -> None:
+    _library.check_dtype("linear_cross_entropy", "x", x)
+    if x.dim() == 0 or weight.dim() != 2 or weight.shape[1] != x.shape[-1]:
+        raise ValueError(
+            "linear_cross_entropy: weight must have shape (vocab, hidden) with hidden = x.shape[-1], got weight "
+            f"{tuple(weight.shape)} for x {tuple(x.shape)}"
+        )
+    if weight.shape[0] == 0:
+        raise ValueError("linear_cross_entropy: weight must have at least one row, got an empty vocabulary")
+    if target.dtype != torch.int64:
+        raise TypeError(f"linear_cross_entropy: target must be int64, got {target.dtype}")
+    if target.shape != x.shape[:-1]:
+        raise ValueError(
+            f"linear_cross_entropy: target must have shape {tuple(x.shape[:-1])}, x's without the last dimension, "
+            f"got {tuple(target.shape)}"
+        )
+    mixed = torch.is_autocast_enabled(x.device.type)
+    if weight.dtype != x.dtype and not mixed:
+        raise TypeError(
+            f"linear_cross_entropy: weight must have the dtype of x, {x.dtype}, got {weight.dtype}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"linear_cross_entropy: bias must have shape {tuple(weight.shape[:1])}, got {tuple(bias.shape)}"
+        )
+    if bias is not None and bias.dtype != x.dtype and not mixed:
+        raise TypeError(f"linear_cross_entropy: bias must have the dtype of x, {x.dtype}, got {bias.dtype}")
+    if token_weight is not None:
+        _check_token_weight(token_weight, target)
+
+
+def _check_token_weight(token_weight: Tensor, target: Tensor) -> None:
+    if token_weight.shape != target.shape:
+        raise ValueError(
+            f"linear_cross_entropy: token_weight must have the shape of target, {tuple(target.shape)}, got "
+            f"{tuple(token_weight.shape)}"
+        )
+    if not token_weight.is_floating_point():
+        raise TypeError(
+            f"linear_cross_entropy: token_weight must be floating point, got {token_weight.dtype}"
+        )
+    if token_weight.requires_grad:
+        raise ValueError(
+            "linear_cross_entropy: token_weight must not require a gradient; for weights that are learned, multiply "
+            'the losses of reduction="none"'
+        )
+
+
+def _check_options(
+    label_smoothing: float, z_loss: float, softcap: float | None, temperature: float, reduction: str
+) -> None:
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"linear_cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
+    if not (z_loss >= 0.0 and math.isfinite(z_loss)):
+        raise ValueError(f"linear_cross_entropy: z_loss must be finite and >= 0, got {z_loss}")
+    if softcap is not None and not (softcap > 0.0 and math.isfinite(softcap)):
+        raise ValueError(f"linear_cross_entropy: softcap must be finite and > 0, got {softcap}")
+    if not (temperature > 0.0 and math.isfinite(temperature)):
+        raise ValueError(f"linear_cross_entropy: temperature must be finite and > 0, got {temperature}")
+    if reduction not in _REDUCTIONS:
+        raise ValueError(
+            f'linear_cross_entropy: reduction must be "mean", "sum" or "none", got {reduction!r}'
+        )

@@ -1,0 +1,149 @@
+"""AdamW over the fused step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyllm.ops.adamw import adamw_step
+
+_HALF = (torch.bfloat16, torch.float16)
+
+
+class AdamW(torch.optim.Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019); equals torch.optim.AdamW to rounding.
+
+    The moments are float32 (float64 for float64 parameters), named `exp_avg` and `exp_avg_sq` beside `step` in `state`,
+    as torch names them.
+
+    Args:
+        params: parameters, (name, parameter) pairs, or parameter groups; groups may set any of the options.
+        lr: learning rate, >= 0.
+        betas: decay of the two moments, each in [0, 1).
+        eps: added to the root of the second moment, >= 0.
+        weight_decay: >= 0.
+        master_weights: keep a float32 copy (`master` in `state`) of bfloat16 and float16 parameters, so that updates
+            below their resolution are not lost. Without it the rounded parameter is all there is.
+
+    Raises:
+        ValueError: an option is NaN or out of range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        *,
+        master_weights: bool = True,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "master_weights": master_weights,
+        }
+        _check_options(defaults)
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group; options that it does not set are the optimizer's."""
+        _check_options({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None, *, grad_scale: float = 1.0
+    ) -> float | None:
+        """Updates every parameter that has a gradient.
+
+        Args:
+            closure: recomputes and returns the loss.
+            grad_scale: multiplies the gradients first: `clip_coefficient(norm, max_norm)` clips for free. The
+                gradients themselves are not changed.
+
+        Returns:
+            The closure's loss, if there is one.
+
+        Raises:
+            ValueError: grad_scale is NaN. RuntimeError: a gradient is sparse. Then nothing has been updated.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if math.isnan(grad_scale):
+            raise ValueError("AdamW.step: grad_scale must be a number, got nan")
+        work = [
+            (p, p.grad, group) for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
+        if any(grad.is_sparse for _, grad, _ in work):
+            raise RuntimeError("AdamW.step: sparse gradients are not supported; make the embedding dense")
+        for p, grad, group in work:
+            self._update(p, grad, group, grad_scale)
+        return loss
+
+    def _update(self, p: Tensor, grad: Tensor, group: dict[str, Any], grad_scale: float) -> None:
+        state = self.state[p]
+        if not state:
+            state.update(_new_state(p, group["master_weights"]))
+        state["step"] += 1
+        # A parameter with gaps or transposed strides takes a round trip through a dense copy.
+        dense = p if p.is_contiguous() else p.contiguous()
+        adamw_step(
+            dense,
+            grad,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            lr=float(group["lr"]),
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            step=int(state["step"]),
+            grad_scale=grad_scale,
+            master=state.get("master"),
+        )
+        if dense is not p:
+            p.copy_(dense)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what `state_dict()` returned, also torch.optim.AdamW's; moments keep full precision."""
+        super().load_state_dict(state_dict)
+        # torch casts state to the parameter's dtype: bfloat16 parameters would lose bits of moments and master.
+        saved_ids = (i for group in state_dict["param_groups"] for i in group["params"])
+        params = (p for group in self.param_groups for p in group["params"])
+        for saved_id, p in zip(saved_ids, params, strict=True):
+            saved = state_dict["state"].get(saved_id, {})
+            wide = torch.promote_types(p.dtype, torch.float32)
+            for name in ("exp_avg", "exp_avg_sq", "master"):
+                if name in saved:
+                    self.state[p][name] = saved[name].detach().to(p.device, wide, copy=True).contiguous()
+
+
+def _new_state(p: Tensor, master_weights: bool) -> dict[str, Tensor]:
+    wide = torch.promote_types(p.dtype, torch.float32)
+    state = {
+        "step": torch.zeros((), dtype=torch.float32),
+        "exp_avg": torch.zeros(p.shape, dtype=wide, device=p.device),
+        "exp_avg_sq": torch.zeros(p.shape, dtype=wide, device=p.device),
+    }
+    if master_weights and p.dtype in _HALF:
+        state["master"] = p.detach().to(wide).contiguous()
+    return state
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    for name in ("lr", "eps", "weight_decay"):
+        value = float(options[name])
+        if not (value >= 0.0 and math.isfinite(value)):
+            raise ValueError(f"AdamW: {name} must be finite and >= 0, got {value}")
+    betas = options["betas"]
+    if len(betas) != 2 or not all(0.0 <= beta < 1.0 for beta in betas):
+        raise ValueError(f"AdamW: betas must be two numbers in [0, 1), got {betas}")
