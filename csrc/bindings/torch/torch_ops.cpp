@@ -22,6 +22,7 @@ const bool g_runner_set = [] {
 
 std::string machine_isa_name() { return isa_name(machine_isa()); }
 std::string active_isa_name() { return isa_name(active_isa()); }
+std::string compiled_levels() { return PYLLM_COMPILED_LEVELS; }
 void force_isa_name(std::string name) { force_isa(name); }
 
 }  // namespace
@@ -29,12 +30,14 @@ void force_isa_name(std::string name) { force_isa(name); }
 STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
   m.def("machine_isa() -> str");
   m.def("active_isa() -> str");
+  m.def("compiled_levels() -> str");
   m.def("force_isa(str name) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pyllm, CompositeExplicitAutograd, m) {
   m.impl("machine_isa", TORCH_BOX(&machine_isa_name));
   m.impl("active_isa", TORCH_BOX(&active_isa_name));
+  m.impl("compiled_levels", TORCH_BOX(&compiled_levels));
   m.impl("force_isa", TORCH_BOX(&force_isa_name));
 }
 
