@@ -1,6 +1,7 @@
 """Fused operators: each has compiled kernels, a plain-torch reference, a fake kernel, autograd and an autocast rule."""
 
 from pyllm.ops.adamw import adamw_step
+from pyllm.ops.attention import attention
 from pyllm.ops.gradient_norm import gradient_norm
 from pyllm.ops.linear import linear
 from pyllm.ops.linear_cross_entropy import linear_cross_entropy
@@ -11,6 +12,7 @@ from pyllm.ops.swiglu import glu, swiglu
 
 __all__ = [
     "adamw_step",
+    "attention",
     "glu",
     "gradient_norm",
     "linear",

@@ -1,0 +1,213 @@
+"""Scaled dot-product attention: every mask, grouped heads, padded and packed batches, one op."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyllm.ops import _library
+from pyllm.ops.attention_reference import attention_reference, packed_reference
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    window: int | None = None,
+    prefix_length: int | Tensor | None = None,
+    sink_tokens: int = 0,
+    sink_logits: Tensor | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+    dropout_p: float = 0.0,
+    kv_lengths: Tensor | None = None,
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """softmax(scale * q k^T + masks) v without ever holding the scores (Dao et al., "FlashAttention", 2022).
+
+    Query i of a sequence stands at key position p = i + kv_len - q_len, with that row's `kv_lengths` in the place of
+    kv_len where given: the last query stands on the last key ("bottom right"). So the newest queries of a KV cache
+    filled to different lengths need `kv_lengths` and `is_causal`; a batch padded on the right needs `is_causal` alone,
+    since no real query reaches the padding, and a query with p < 0 sees nothing. Query i may attend key j if
+
+        j < kv_lengths  and  attn_mask[i, j]  and
+        (j < prefix_length  or  (j <= p  and  (p - window < j  or  j < sink_tokens)))
+
+    where without `window` any j <= p passes, and any j if neither `is_causal` nor `window` is set. A query that sees no
+    key gives zeros and passes no gradient. Heads share keys and values in groups: query head h reads kv head
+    h // (heads / kv_heads) (Ainslie et al., "GQA", 2023).
+
+    Args:
+        q: (batch, heads, q_len, head_dim), float64, float32, bfloat16 or float16; any strides.
+        k, v: (batch, kv_heads, kv_len, head_dim), dtype of q, heads a multiple of kv_heads; any strides. v may have a
+            head_dim of its own.
+        attn_mask: broadcast to (batch, heads, q_len, kv_len): boolean, True = attend, or floating point, added to the
+            scores (-inf = masked), with gradient.
+        is_causal: queries see no later key.
+        scale: 1 / sqrt(head_dim) if None.
+        window: queries see the last `window` keys up to their own, which makes them causal.
+        prefix_length: int, or integers (batch,): keys before it are visible to every query.
+        sink_tokens: the first keys that stay visible outside the window (Xiao et al., "StreamingLLM", 2023).
+        sink_logits: (heads,), floating point, with gradient: a logit per head that joins the softmax's denominator.
+        softcap: scores become softcap * tanh(scores / softcap), before the additions below and the masks.
+        alibi_slopes: (heads,), floating point, no gradient: slope * |p - j| is taken off the scores (Press et al.,
+            "ALiBi", 2021).
+        dropout_p: probability of dropping a weight, others grow by 1 / (1 - dropout_p); the draw depends on torch's
+            generator and the places of batch row, head, query and key, not on threads.
+        kv_lengths: integers (batch,): keys at and past it are invisible.
+        cu_seqlens_q, cu_seqlens_k: integers (sequences + 1,), from 0 to the number of tokens: q is then (tokens, heads,
+            head_dim), k and v (tokens, kv_heads, head_dim), and each sequence attends to itself. Not with `attn_mask`
+            or `kv_lengths`.
+        return_lse: also return the log of the softmax's denominator (sink_logits included), with gradient.
+
+    Returns:
+        out, (batch, heads, q_len, v's head_dim) in q's dtype, laid out in memory as (batch, q_len, heads, head_dim); or
+        (out, lse) with lse (batch, heads, q_len), natural logarithm, float32 (float64 for float64), -inf for a query
+        without keys. Packed: (tokens, heads, head_dim) and (heads, tokens). Sums are kept in float32.
+
+    Raises:
+        ValueError: shapes or values do not fit. TypeError: dtypes do not fit.
+    """
+    _check(q, k, v, attn_mask, sink_logits, alibi_slopes, cu_seqlens_q, cu_seqlens_k, kv_lengths)
+    _check_numbers(scale, window, sink_tokens, softcap, dropout_p)
+    batch = q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
+    prefix = _check_prefix(prefix_length, batch, q.device)
+    seed = torch.randint(0, 2**62, (), dtype=torch.int64) if dropout_p > 0 else None
+    options: dict[str, Any] = {
+        "is_causal": is_causal,
+        "scale": scale,
+        "window": window,
+        "prefix_length": prefix,
+        "sink_tokens": sink_tokens,
+        "sink_logits": sink_logits,
+        "softcap": softcap,
+        "alibi_slopes": alibi_slopes,
+        "dropout_p": dropout_p,
+        "dropout_seed": seed,
+    }
+    if cu_seqlens_q is not None and cu_seqlens_k is not None:
+        out, lse = packed_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
+    else:
+        out, lse = attention_reference(q, k, v, attn_mask=attn_mask, kv_lengths=kv_lengths, **options)
+    return (out, lse) if return_lse else out
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None,
+    sink_logits: Tensor | None,
+    alibi_slopes: Tensor | None,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    kv_lengths: Tensor | None,
+) -> None:
+    packed = cu_seqlens_q is not None
+    if packed != (cu_seqlens_k is not None):
+        raise ValueError("attention: cu_seqlens_q and cu_seqlens_k must be given together")
+    _check_tensors(q, k, v, packed)
+    heads = q.shape[1]
+    for name, per_head in (("sink_logits", sink_logits), ("alibi_slopes", alibi_slopes)):
+        if per_head is None:
+            continue
+        if not per_head.is_floating_point():
+            raise TypeError(f"attention: {name} must be floating point, got {per_head.dtype}")
+        if per_head.shape != (heads,):
+            raise ValueError(f"attention: {name} must have shape ({heads},), got {tuple(per_head.shape)}")
+    if alibi_slopes is not None and alibi_slopes.requires_grad:
+        raise ValueError("attention: alibi_slopes get no gradient, but it requires one; detach it")
+    if cu_seqlens_q is not None and cu_seqlens_k is not None:
+        _check_packed(cu_seqlens_q, cu_seqlens_k, attn_mask, kv_lengths)
+        return
+    if kv_lengths is not None:
+        _check_integers("kv_lengths", kv_lengths, q.shape[0])
+    if attn_mask is not None:
+        _check_mask(attn_mask, (q.shape[0], heads, q.shape[2], k.shape[2]))
+
+
+def _check_tensors(q: Tensor, k: Tensor, v: Tensor, packed: bool) -> None:
+    _library.check_dtype("attention", "q", q)
+    layout = "(tokens, heads, head_dim)" if packed else "(batch, heads, length, head_dim)"
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.dim() != (3 if packed else 4):
+            raise ValueError(f"attention: {name} must be {layout}, got {tuple(x.shape)}")
+        if x.dtype != q.dtype and not torch.is_autocast_enabled(q.device.type):
+            raise TypeError(f"attention: {name} must have the dtype of q, {q.dtype}, got {x.dtype}")
+    if k.shape[:-1] != v.shape[:-1]:
+        raise ValueError(
+            f"attention: v must have k's shape but for head_dim, got {tuple(v.shape)} for k {tuple(k.shape)}"
+        )
+    if q.shape[-1] != k.shape[-1]:
+        raise ValueError(f"attention: k must have q's head_dim, {q.shape[-1]}, got {tuple(k.shape)}")
+    if not packed and q.shape[0] != k.shape[0]:
+        raise ValueError(f"attention: k must have q's batch, {q.shape[0]}, got {tuple(k.shape)}")
+    heads, kv_heads = q.shape[1], k.shape[1]
+    if heads != kv_heads and (kv_heads == 0 or heads % kv_heads != 0):
+        raise ValueError(f"attention: q's heads must be a multiple of k's, got {heads} and {kv_heads}")
+
+
+def _check_packed(
+    cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, attn_mask: Tensor | None, kv_lengths: Tensor | None
+) -> None:
+    for name, x in (("attn_mask", attn_mask), ("kv_lengths", kv_lengths)):
+        if x is not None:
+            raise ValueError(f"attention: {name} must be None where cu_seqlens_q is given")
+    if cu_seqlens_q.dim() != 1 or cu_seqlens_q.shape[0] < 1:
+        raise ValueError(
+            f"attention: cu_seqlens_q must have shape (sequences + 1,), got {tuple(cu_seqlens_q.shape)}"
+        )
+    _check_integers("cu_seqlens_q", cu_seqlens_q, cu_seqlens_q.shape[0])
+    _check_integers("cu_seqlens_k", cu_seqlens_k, cu_seqlens_q.shape[0])
+
+
+def _check_integers(name: str, x: Tensor, count: int) -> None:
+    if x.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"attention: {name} must be int32 or int64, got {x.dtype}")
+    if x.dim() != 1 or x.shape[0] != count:
+        raise ValueError(f"attention: {name} must have shape ({count},), got {tuple(x.shape)}")
+
+
+def _check_mask(attn_mask: Tensor, shape: tuple[int, int, int, int]) -> None:
+    if attn_mask.dtype != torch.bool and not attn_mask.is_floating_point():
+        raise TypeError(f"attention: attn_mask must be bool or floating point, got {attn_mask.dtype}")
+    fits = attn_mask.dim() <= 4
+    for have, want in zip(reversed(attn_mask.shape), reversed(shape), strict=False):
+        fits = fits and (have == 1 or have == want)
+    if not fits:
+        raise ValueError(
+            f"attention: attn_mask must broadcast to {tuple(shape)}, got {tuple(attn_mask.shape)}"
+        )
+
+
+def _check_prefix(prefix_length: int | Tensor | None, batch: int, device: torch.device) -> Tensor | None:
+    if prefix_length is None or isinstance(prefix_length, Tensor):
+        if prefix_length is not None:
+            _check_integers("prefix_length", prefix_length, batch)
+        return prefix_length
+    if prefix_length < 0:
+        raise ValueError(f"attention: prefix_length must not be negative, got {prefix_length}")
+    return torch.full((batch,), prefix_length, dtype=torch.int64, device=device)
+
+
+def _check_numbers(
+    scale: float | None, window: int | None, sink_tokens: int, softcap: float | None, dropout_p: float
+) -> None:
+    if scale is not None and scale != scale:
+        raise ValueError("attention: scale must not be NaN")
+    if window is not None and window < 1:
+        raise ValueError(f"attention: window must be positive or None, got {window}")
+    if sink_tokens < 0:
+        raise ValueError(f"attention: sink_tokens must not be negative, got {sink_tokens}")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"attention: softcap must be positive or None, got {softcap}")
+    if not 0 <= dropout_p <= 1:
+        raise ValueError(f"attention: dropout_p must lie in [0, 1], got {dropout_p}")
