@@ -10,9 +10,12 @@ from typing import Any
 
 # Public name -> the module that defines it.
 _HOMES = {
+    "Checkpoint": "load",
     "GGUFError": "gguf",
     "GGUFFile": "gguf",
+    "load_checkpoint": "load",
     "read_gguf": "gguf",
+    "save_checkpoint": "save",
 }
 
 __all__ = sorted(_HOMES)

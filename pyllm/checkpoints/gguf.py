@@ -169,7 +169,7 @@ class GGUFFile:
         self.tensors = _read_tensors(cursor, tensor_count, self.alignment)
 
     def tensor_bytes(self, name: str) -> np.ndarray:
-        """Stored bytes of a tensor: a read-only uint8 view of the mapped file, shape (nbytes,)."""
+        """Stored bytes of a tensor: a uint8 view of the mapped file, shape (nbytes,). Writes never reach the file."""
         info = self.tensors[name]
         return np.frombuffer(self._data, dtype=np.uint8, count=info.nbytes, offset=info.offset)
 
@@ -186,7 +186,7 @@ def read_gguf(path: str | os.PathLike[str]) -> GGUFFile:
         size = os.fstat(file.fileno()).st_size
         if size < 4:
             raise GGUFError(f"{path}: not a GGUF file: {size} bytes long")
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     try:
         return GGUFFile(path, data)
     except GGUFError as error:

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 
 ROPE_SCALING_KINDS = ("linear", "llama3")
+# Far above any real model; keeps a hostile config.json from building lists without end.
+MAX_LAYERS = 4096
 
 
 def _check_counts(config: object, *names: str) -> None:
@@ -22,6 +24,12 @@ def _check_positive(config: object, *names: str) -> None:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or value <= 0:
             raise ValueError(f"{name} must be a positive number, got {value!r}")
+
+
+def _check_flags(config: object, *names: str) -> None:
+    for name in names:
+        if not isinstance(getattr(config, name), bool):
+            raise ValueError(f"{name} must be True or False, got {getattr(config, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _check_counts(self, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
         _check_counts(self, "num_attention_heads", "max_position_embeddings")
+        if self.num_hidden_layers > MAX_LAYERS:
+            raise ValueError(f"num_hidden_layers must be at most {MAX_LAYERS}, got {self.num_hidden_layers}")
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
         if self.head_dim is None:
@@ -117,6 +127,9 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim must be even for rotary embeddings, got {self.head_dim}")
+        _check_flags(
+            self, "tie_word_embeddings", "attention_bias", "attention_output_bias", "mlp_bias", "qk_norm"
+        )
         if self.sliding_window is not None:
             _check_counts(self, "sliding_window")
         self._check_layer_types()

@@ -11,9 +11,10 @@ from pyllm import ops
 from pyllm.models.config import ModelConfig
 from pyllm.models.kv_cache import KVCache
 from pyllm.models.packing import document_layout
+from pyllm.models.rope import scaled_frequencies
 from pyllm.nn import Attention, GatedMLP, Linear, RMSNorm, RotaryEmbedding
 from pyllm.nn.attention import AttentionCache
-from pyllm.nn.rotary import inverse_frequencies, llama3_frequencies
+from pyllm.nn.rotary import inverse_frequencies
 
 
 class DecoderLayer(nn.Module):
@@ -79,7 +80,9 @@ class Decoder(nn.Module):
             DecoderLayer(config, index, device, dtype) for index in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, device=device, dtype=dtype)
-        self.rotary = RotaryEmbedding(_rotary_frequencies(config))
+        self.rotary = RotaryEmbedding(
+            scaled_frequencies(inverse_frequencies(config.head_dim, config.rope_theta), config.rope_scaling)
+        )
 
     def forward(
         self,
@@ -233,22 +236,6 @@ class Transformer(nn.Module):
         if kv_cache is not None:
             kv_cache.advance(input_lengths)
         return hidden
-
-
-def _rotary_frequencies(config: ModelConfig) -> Tensor:
-    inverse = inverse_frequencies(config.head_dim, config.rope_theta)
-    scaling = config.rope_scaling
-    if scaling is None:
-        return inverse
-    if scaling.kind == "linear":
-        return inverse / scaling.factor
-    return llama3_frequencies(
-        inverse,
-        scaling.factor,
-        scaling.low_freq_factor,
-        scaling.high_freq_factor,
-        scaling.original_max_position_embeddings,
-    )
 
 
 def _last_tokens(hidden: Tensor, input_lengths: Tensor | None) -> Tensor:

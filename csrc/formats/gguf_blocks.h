@@ -1,0 +1,164 @@
+// Block layouts of GGUF tensors, byte for byte as in the file, and how one block becomes floats.
+//
+// Values are computed in float in the order of the format's definition, so that every reader gets the same
+// bits: d * q, d * q + m, or (d * scale) * q - (dmin * min). Numbers are little endian; structs have
+// alignment 1.
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace pyllm::gguf {
+
+struct Half {
+  uint8_t bytes[2];
+  operator float() const { return to_accumulator(float16{static_cast<uint16_t>(bytes[0] | bytes[1] << 8)}); }
+};
+
+// 4-bit formats of 32: element j is the low nibble of qs[j], element j + 16 the high one.
+struct Q4_0 {
+  Half d;
+  uint8_t qs[16];
+};
+struct Q4_1 {
+  Half d, m;
+  uint8_t qs[16];
+};
+// 5-bit formats of 32: the fifth bit of element j is bit j of qh.
+struct Q5_0 {
+  Half d;
+  uint8_t qh[4];
+  uint8_t qs[16];
+};
+struct Q5_1 {
+  Half d, m;
+  uint8_t qh[4];
+  uint8_t qs[16];
+};
+struct Q8_0 {
+  Half d;
+  int8_t qs[32];
+};
+// 256 in groups of 32 with six-bit scales and minimums. 32 bytes of qs serve two groups: low nibbles, then
+// high.
+struct Q4_K {
+  Half d, dmin;
+  uint8_t scales[12];
+  uint8_t qs[128];
+};
+// As Q4_K; the fifth bit of element l of group g is bit g of qh[l].
+struct Q5_K {
+  Half d, dmin;
+  uint8_t scales[12];
+  uint8_t qh[32];
+  uint8_t qs[128];
+};
+// 256 in groups of 16. Each half of 128 takes four runs of 32 from 64 bytes of ql and 32 of qh.
+struct Q6_K {
+  uint8_t ql[128];
+  uint8_t qh[64];
+  int8_t scales[16];
+  Half d;
+};
+
+static_assert(sizeof(Q4_0) == 18 && sizeof(Q4_1) == 20 && sizeof(Q5_0) == 22 && sizeof(Q5_1) == 24);
+static_assert(sizeof(Q8_0) == 34 && sizeof(Q4_K) == 144 && sizeof(Q5_K) == 176 && sizeof(Q6_K) == 210);
+
+template <class Block>
+inline constexpr int64_t kElements = 32;
+template <>
+inline constexpr int64_t kElements<Q4_K> = 256;
+template <>
+inline constexpr int64_t kElements<Q5_K> = 256;
+template <>
+inline constexpr int64_t kElements<Q6_K> = 256;
+
+inline void unpack(const Q4_0& block, float* out) {
+  const float d = block.d;
+  for (int j = 0; j < 16; ++j) {
+    out[j] = d * static_cast<float>((block.qs[j] & 15) - 8);
+    out[j + 16] = d * static_cast<float>((block.qs[j] >> 4) - 8);
+  }
+}
+
+inline void unpack(const Q4_1& block, float* out) {
+  const float d = block.d, m = block.m;
+  for (int j = 0; j < 16; ++j) {
+    out[j] = d * static_cast<float>(block.qs[j] & 15) + m;
+    out[j + 16] = d * static_cast<float>(block.qs[j] >> 4) + m;
+  }
+}
+
+// Bit j of a little-endian word, moved to where it extends a nibble.
+inline int fifth_bit(const uint8_t* qh, int j) { return (qh[j / 8] >> (j % 8) & 1) << 4; }
+
+inline void unpack(const Q5_0& block, float* out) {
+  const float d = block.d;
+  for (int j = 0; j < 16; ++j) {
+    out[j] = d * static_cast<float>(((block.qs[j] & 15) | fifth_bit(block.qh, j)) - 16);
+    out[j + 16] = d * static_cast<float>(((block.qs[j] >> 4) | fifth_bit(block.qh, j + 16)) - 16);
+  }
+}
+
+inline void unpack(const Q5_1& block, float* out) {
+  const float d = block.d, m = block.m;
+  for (int j = 0; j < 16; ++j) {
+    out[j] = d * static_cast<float>((block.qs[j] & 15) | fifth_bit(block.qh, j)) + m;
+    out[j + 16] = d * static_cast<float>((block.qs[j] >> 4) | fifth_bit(block.qh, j + 16)) + m;
+  }
+}
+
+inline void unpack(const Q8_0& block, float* out) {
+  const float d = block.d;
+  for (int j = 0; j < 32; ++j) out[j] = d * static_cast<float>(block.qs[j]);
+}
+
+struct ScaleMin {
+  int scale, min;
+};
+
+// Twelve bytes hold eight pairs of six bits: the first four whole, the others as a nibble and two stray top
+// bits.
+inline ScaleMin scale_min(const uint8_t* s, int j) {
+  if (j < 4) return {s[j] & 63, s[j + 4] & 63};
+  return {(s[j + 4] & 15) | (s[j - 4] >> 6) << 4, (s[j + 4] >> 4) | (s[j] >> 6) << 4};
+}
+
+inline void unpack(const Q4_K& block, float* out) {
+  for (int group = 0; group < 8; ++group) {
+    const auto [scale, min] = scale_min(block.scales, group);
+    const float d = block.d * static_cast<float>(scale), m = block.dmin * static_cast<float>(min);
+    const uint8_t* qs = block.qs + group / 2 * 32;
+    const int shift = group % 2 * 4;
+    for (int l = 0; l < 32; ++l) out[group * 32 + l] = d * static_cast<float>(qs[l] >> shift & 15) - m;
+  }
+}
+
+inline void unpack(const Q5_K& block, float* out) {
+  for (int group = 0; group < 8; ++group) {
+    const auto [scale, min] = scale_min(block.scales, group);
+    const float d = block.d * static_cast<float>(scale), m = block.dmin * static_cast<float>(min);
+    const uint8_t* qs = block.qs + group / 2 * 32;
+    const int shift = group % 2 * 4;
+    for (int l = 0; l < 32; ++l) {
+      const int q = (qs[l] >> shift & 15) | (block.qh[l] >> group & 1) << 4;
+      out[group * 32 + l] = d * static_cast<float>(q) - m;
+    }
+  }
+}
+
+inline void unpack(const Q6_K& block, float* out) {
+  for (int group = 0; group < 16; ++group) {
+    const float d = block.d * static_cast<float>(block.scales[group]);
+    const int half = group / 8, run = group / 2 % 4, first = group % 2 * 16;
+    const uint8_t* ql = block.ql + half * 64 + run % 2 * 32 + first;
+    const uint8_t* qh = block.qh + half * 32 + first;
+    for (int l = 0; l < 16; ++l) {
+      const int q = (ql[l] >> (run / 2 * 4) & 15) | (qh[l] >> (run * 2) & 3) << 4;
+      out[group * 16 + l] = d * static_cast<float>(q - 32);
+    }
+  }
+}
+
+}  // namespace pyllm::gguf

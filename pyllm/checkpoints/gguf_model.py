@@ -1,0 +1,215 @@
+"""Decoders stored as GGUF: metadata to `ModelConfig`, tensor names to state-dict names."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyllm.checkpoints.dequantize import DTYPES, check_supported, dequantize
+from pyllm.checkpoints.gguf import GGUFError, GGUFFile, TensorInfo
+from pyllm.checkpoints.stored import StoredTensor
+from pyllm.models.config import ModelConfig, RopeScaling
+from pyllm.models.rope import scaled_frequencies
+from pyllm.nn.rotary import inverse_frequencies
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+ROPE_FACTORS = "rope_freqs.weight"
+_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def config_from_gguf(file: GGUFFile) -> ModelConfig:
+    """The configuration that the metadata of a GGUF file describes.
+
+    Raises:
+        GGUFError: unknown architecture, a missing key, a value of the wrong type, or an option that is not
+            supported; names the file and the key.
+    """
+    try:
+        return _config(file)
+    except GGUFError as error:
+        raise GGUFError(f"{file.path}: {error}") from None
+    except ValueError as error:
+        raise GGUFError(f"{file.path}: metadata describes an impossible model: {error}") from None
+
+
+def model_tensors(file: GGUFFile, config: ModelConfig) -> dict[str, StoredTensor]:
+    """The file's tensors under state-dict names, dequantized when read; RoPE factors are left out."""
+    return {
+        state_dict_name(info.name): _stored(file, info, config)
+        for info in file.tensors.values()
+        if info.name != ROPE_FACTORS
+    }
+
+
+def state_dict_name(name: str) -> str:
+    """GGUF's name to the state dict's: "blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight".
+
+    A name without a rule is returned as it is, to be refused by the loader.
+    """
+    match = re.fullmatch(r"(?:blk\.(\d{1,5})\.)?(\w+)\.(weight|bias)", name)
+    if match is None or match[2] not in _NAMES:
+        return name
+    target = _NAMES[match[2]]
+    in_layer = not target.startswith(("model.", "lm_head"))
+    if in_layer != (match[1] is not None):
+        return name
+    prefix = f"model.layers.{int(match[1])}." if in_layer else ""
+    return f"{prefix}{target}.{match[3]}"
+
+
+class _Metadata:
+    """Typed access to one architecture's keys."""
+
+    def __init__(self, file: GGUFFile, architecture: str) -> None:
+        self.values = file.metadata
+        self.architecture = architecture
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        return int(self._value(key, (int,), default))
+
+    def number(self, key: str, default: float | None = None) -> float:
+        return float(self._value(key, (int, float), default))
+
+    def _value(self, key: str, types: tuple[type, ...], default: Any) -> Any:
+        full = f"{self.architecture}.{key}"
+        value = self.values.get(full, default)
+        if value is None:
+            raise GGUFError(f"metadata lacks {full}")
+        if isinstance(value, np.ndarray) and value.size and (value == value[0]).all():
+            # Some files give one value per layer; all alike is one value.
+            value = value[0].item()
+        if isinstance(value, bool) or not isinstance(value, types):
+            shown = f"{type(value).__name__} {str(value)[:40]}"
+            raise GGUFError(f"{full} must be one {' or '.join(t.__name__ for t in types)}, got {shown}")
+        return value
+
+
+def _config(file: GGUFFile) -> ModelConfig:
+    architecture = file.metadata.get("general.architecture")
+    if architecture not in ARCHITECTURES:
+        raise GGUFError(f"architecture {architecture!r} is not supported, expected one of {ARCHITECTURES}")
+    if file.metadata.get("split.count", 0) not in (0, 1):
+        raise GGUFError(
+            "the model is split over several files (split.count), which is not supported; merge them"
+        )
+    metadata = _Metadata(file, architecture)
+    if metadata.integer("expert_count", 0):
+        raise GGUFError(f"{architecture}.expert_count: mixtures of experts are not supported")
+    heads, hidden = metadata.integer("attention.head_count"), metadata.integer("embedding_length")
+    head_dim = metadata.integer("attention.key_length", hidden // max(heads, 1))
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if metadata.integer(key, head_dim) != head_dim:
+            raise GGUFError(f"{architecture}.{key} must equal the head size {head_dim}")
+    if head_dim < 2:
+        raise GGUFError(f"{heads} heads for a width of {hidden}")
+    tensors, theta = file.tensors, metadata.number("rope.freq_base", 10000.0)
+    return ModelConfig(
+        vocab_size=_vocab_size(file),
+        hidden_size=hidden,
+        intermediate_size=metadata.integer("feed_forward_length"),
+        num_hidden_layers=metadata.integer("block_count"),
+        num_attention_heads=heads,
+        num_key_value_heads=metadata.integer("attention.head_count_kv", heads),
+        head_dim=head_dim,
+        max_position_embeddings=metadata.integer("context_length", 2048),
+        rms_norm_eps=metadata.number("attention.layer_norm_rms_epsilon"),
+        rope_theta=theta,
+        rope_scaling=_rope_scaling(file, metadata, head_dim, theta),
+        tie_word_embeddings="output.weight" not in tensors,
+        attention_bias="blk.0.attn_q.bias" in tensors,
+        attention_output_bias="blk.0.attn_output.bias" in tensors,
+        mlp_bias="blk.0.ffn_down.bias" in tensors,
+        qk_norm="blk.0.attn_q_norm.weight" in tensors,
+        model_type=architecture,
+        bos_token_id=file.metadata.get("tokenizer.ggml.bos_token_id"),
+        eos_token_ids=_end_tokens(file),
+        pad_token_id=file.metadata.get("tokenizer.ggml.padding_token_id"),
+    )
+
+
+def _vocab_size(file: GGUFFile) -> int:
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise GGUFError("token_embd.weight must be a tensor of two dimensions")
+    return embedding.shape[0]
+
+
+def _end_tokens(file: GGUFFile) -> tuple[int, ...]:
+    keys = (f"tokenizer.ggml.{kind}_token_id" for kind in ("eos", "eot", "eom"))
+    ids = [file.metadata[key] for key in keys if isinstance(file.metadata.get(key), int)]
+    return tuple(dict.fromkeys(ids))
+
+
+def _rope_scaling(file: GGUFFile, metadata: _Metadata, head_dim: int, theta: float) -> RopeScaling | None:
+    kind = file.metadata.get(f"{metadata.architecture}.rope.scaling.type", "none")
+    legacy = metadata.number("rope.scale_linear", 1.0)
+    if kind == "linear" or (kind == "none" and legacy != 1.0):
+        return RopeScaling("linear", metadata.number("rope.scaling.factor", legacy))
+    if kind != "none":
+        raise GGUFError(f"{metadata.architecture}.rope.scaling.type {kind!r} is not supported")
+    return _llama3_scaling(file, head_dim, theta) if ROPE_FACTORS in file.tensors else None
+
+
+def _llama3_scaling(file: GGUFFile, head_dim: int, theta: float) -> RopeScaling:
+    info = file.tensors[ROPE_FACTORS]
+    if info.type.name != "F32" or info.shape != (head_dim // 2,):
+        raise GGUFError(
+            f"{ROPE_FACTORS} must be F32 of shape ({head_dim // 2},), got {info.type.name} {info.shape}"
+        )
+    factors = dequantize(file.tensor_bytes(ROPE_FACTORS), info, torch.float32)
+    # Only the first of Llama 3's parameters can be read off; the others are the published ones.
+    scaling = RopeScaling("llama3", float(factors[-1]))
+    inverse = inverse_frequencies(head_dim, theta)
+    if not torch.allclose(factors, inverse / scaled_frequencies(inverse, scaling), rtol=1e-4):
+        raise GGUFError(f"{ROPE_FACTORS} holds other factors than Llama 3's, which is not supported")
+    return scaling
+
+
+def _stored(file: GGUFFile, info: TensorInfo, config: ModelConfig) -> StoredTensor:
+    try:
+        check_supported(info)
+    except GGUFError as error:
+        raise GGUFError(f"{file.path}: {error}") from None
+
+    def read(dtype: torch.dtype) -> Tensor:
+        data = file.tensor_bytes(info.name)
+        heads = _permuted_heads(info.name, config)
+        if heads:
+            data = _unpermute(data, info, heads)
+        return dequantize(data, info, dtype)
+
+    return StoredTensor(info.shape, DTYPES.get(info.type.name), info.nbytes, read)
+
+
+def _permuted_heads(name: str, config: ModelConfig) -> int:
+    """Heads whose rows are stored in interleaved rotary order: llama's query and key projections."""
+    if config.model_type != "llama":
+        return 0
+    if re.fullmatch(r"blk\.\d+\.attn_q\.(weight|bias)", name):
+        return config.num_attention_heads
+    return config.num_key_value_heads if re.fullmatch(r"blk\.\d+\.attn_k\.(weight|bias)", name) else 0
+
+
+def _unpermute(data: np.ndarray, info: TensorInfo, heads: int) -> np.ndarray:
+    """Rows (pair, half) of each head back to (half, pair), on the stored bytes: blocks never span rows."""
+    pairs = info.shape[0] // heads // 2
+    return np.ascontiguousarray(data.reshape(heads, pairs, 2, -1).swapaxes(1, 2)).reshape(-1)

@@ -1,0 +1,180 @@
+"""Load a checkpoint, whatever its format, into a network."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pyllm.checkpoints.gguf import read_gguf
+from pyllm.checkpoints.gguf_model import config_from_gguf, model_tensors
+from pyllm.checkpoints.hf_config import config_from_hf
+from pyllm.checkpoints.progress import track
+from pyllm.checkpoints.safetensors_files import read_folder, read_json
+from pyllm.checkpoints.stored import StoredTensor, common_dtype
+from pyllm.models.config import ModelConfig
+from pyllm.models.transformer import Transformer
+
+_DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_TOKENIZER_FILES = ("tokenizer.json", "tekken.json", "tokenizer.model", "spiece.model", "vocab.txt")
+# Buffers that old checkpoints carry although they follow from the configuration.
+_DERIVED = ".rotary_emb.inv_freq"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model: `tokenizer_path` is what `pyllm.Tokenizer.from_file` takes, None if there is no tokenizer."""
+
+    network: Transformer
+    config: ModelConfig
+    tokenizer_path: Path | None
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | str = "auto",
+    device: torch.device | str | None = None,
+) -> Checkpoint:
+    """Load a .gguf file, or a folder with config.json and safetensors, into a network in eval mode.
+
+    Every tensor of the network must be in the file with the shape the configuration gives, and nothing else may be
+    there. A progress bar shows on a terminal when it takes more than two seconds.
+
+    Args:
+        dtype: of the weights: float64, float32, bfloat16 or float16 (as a torch dtype or by name), or "auto": as
+            stored; quantized GGUF blocks become bfloat16.
+        device: where the weights go, the CPU by default.
+
+    Raises:
+        FileNotFoundError: nothing is there; for a name like "org/name" it says how to download the model.
+        ValueError: the files are damaged, of an unknown architecture, or do not fit together; names the culprit.
+    """
+    path = Path(path)
+    _check_exists(path)
+    requested = _dtype_argument(dtype)
+    if path.is_file():
+        config, stored, tokenizer_path = _open_gguf(path)
+    else:
+        config, stored, tokenizer_path = _open_folder(path)
+    _check_size(path, config, stored)
+    network = Transformer(config, device="meta")
+    wanted = _select(path, network, stored)
+    target = requested or common_dtype(wanted)
+    total = sum(tensor.nbytes for tensor in wanted.values())
+    pairs = ((tensor.nbytes, (name, tensor)) for name, tensor in wanted.items())
+    state = {
+        name: tensor.read(target).to(device or "cpu")
+        for name, tensor in track(pairs, total, f"Loading {path.name}")
+    }
+    network.load_state_dict(state, assign=True)
+    return Checkpoint(network.eval(), config, tokenizer_path)
+
+
+def _open_gguf(path: Path) -> tuple[ModelConfig, dict[str, StoredTensor], Path | None]:
+    file = read_gguf(path)
+    config = config_from_gguf(file)
+    has_tokenizer = "tokenizer.ggml.tokens" in file.metadata
+    return config, model_tensors(file, config), path if has_tokenizer else None
+
+
+def _open_folder(path: Path) -> tuple[ModelConfig, dict[str, StoredTensor], Path | None]:
+    if not (path / "config.json").exists():
+        found = sorted(file.name for file in path.glob("*.gguf"))
+        hint = f"; to load a GGUF file give its own path ({', '.join(found[:4])})" if found else ""
+        raise FileNotFoundError(f"{path} has no config.json{hint}")
+    try:
+        config = config_from_hf(read_json(path / "config.json"))
+    except ValueError as error:
+        raise ValueError(f"{path / 'config.json'}: {error}") from None
+    config = dataclasses.replace(config, eos_token_ids=_end_tokens(path, config))
+    return config, read_folder(path), _find_tokenizer(path)
+
+
+def _end_tokens(folder: Path, config: ModelConfig) -> tuple[int, ...]:
+    """Tokens that end a text: those of config.json and of generation_config.json, which often knows more."""
+    path = folder / "generation_config.json"
+    more = read_json(path).get("eos_token_id") if path.exists() else None
+    ids = more if isinstance(more, list) else [more]
+    return tuple(dict.fromkeys([*config.eos_token_ids, *(token for token in ids if isinstance(token, int))]))
+
+
+def _find_tokenizer(folder: Path) -> Path | None:
+    for name in _TOKENIZER_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    return folder if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file() else None
+
+
+def _check_exists(path: Path) -> None:
+    if path.exists():
+        return
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        raise FileNotFoundError(
+            f"{path} is not a file or folder here. If you mean the model on the Hugging Face Hub, download it first: "
+            f"`hf download {path} --local-dir {path.name}`, then load {path.name!r}"
+        )
+    raise FileNotFoundError(f"{path} does not exist; expected a .gguf file or a folder with config.json")
+
+
+def _dtype_argument(dtype: torch.dtype | str) -> torch.dtype | None:
+    if dtype == "auto":
+        return None
+    named = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if named not in _DTYPES.values():
+        raise ValueError(f"dtype must be 'auto' or one of {sorted(_DTYPES)}, got {dtype!r}")
+    return named
+
+
+def _check_size(path: Path, config: ModelConfig, stored: dict[str, StoredTensor]) -> None:
+    """Stop a configuration that promises far more than the file holds before a network of that size is built."""
+    held = sum(torch.Size(tensor.shape).numel() for tensor in stored.values())
+    promised = config.num_parameters()
+    if promised > 2 * held:
+        raise ValueError(f"{path}: the configuration describes {promised} parameters, the file holds {held}")
+
+
+def _select(path: Path, network: Transformer, stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The stored tensor of each of the network's, after checking that names and shapes are the same."""
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    missing = [name for name in expected if name not in stored]
+    if missing:
+        raise ValueError(f"{path}: {_listed(missing)} missing")
+    unexpected = [name for name in stored if name not in expected and not name.endswith(_DERIVED)]
+    if network.config.tie_word_embeddings and "lm_head.weight" in unexpected:
+        _check_tied(path, stored)
+        unexpected.remove("lm_head.weight")
+    if unexpected:
+        raise ValueError(f"{path}: {_listed(unexpected)} not expected by {network.config.model_type}")
+    for name, shape in expected.items():
+        if stored[name].shape != shape:
+            raise ValueError(
+                f"{path}: tensor {name!r} has shape {stored[name].shape}, the configuration says {shape}"
+            )
+    return {name: stored[name] for name in expected}
+
+
+def _check_tied(path: Path, stored: dict[str, StoredTensor]) -> None:
+    head, embedding = stored["lm_head.weight"], stored["model.embed_tokens.weight"]
+    if head.shape != embedding.shape or not torch.equal(
+        head.read(torch.float32), embedding.read(torch.float32)
+    ):
+        raise ValueError(
+            f"{path}: lm_head.weight differs from the embedding although tie_word_embeddings is true"
+        )
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = ", ".join(repr(name) for name in sorted(names)[:4])
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return f"tensor{'s' if len(names) > 1 else ''} {shown}{more}"

@@ -1,0 +1,38 @@
+"""Write a network as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from pyllm.checkpoints.atomic import atomic_path
+from pyllm.checkpoints.hf_config import config_to_hf
+from pyllm.checkpoints.safetensors_files import INDEX, WEIGHTS
+from pyllm.models.transformer import Transformer
+
+
+def save_checkpoint(network: Transformer, folder: str | os.PathLike[str]) -> None:
+    """Write config.json and model.safetensors, which transformers' `AutoModelForCausalLM` loads.
+
+    The folder is made if it is missing. Both files are written whole beside their place and renamed; a tied head is
+    stored once. Weights keep their dtype.
+
+    Raises:
+        ValueError: the configuration cannot be expressed as config.json, or the folder holds a sharded checkpoint,
+            whose index would contradict the new file.
+    """
+    folder = Path(folder)
+    config = config_to_hf(network.config, network.dtype)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / INDEX).exists():
+        raise ValueError(f"{folder} holds a sharded checkpoint ({INDEX}); save to another folder")
+    with contextlib.ExitStack() as files:
+        weights_path = files.enter_context(atomic_path(folder / WEIGHTS))
+        config_path = files.enter_context(atomic_path(folder / "config.json"))
+        save_file(tensors, weights_path, metadata={"format": "pt"})
+        config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

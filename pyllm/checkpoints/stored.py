@@ -1,0 +1,37 @@
+"""What a model file offers to the loader: named tensors that are read one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that still lies in a file.
+
+    Attributes:
+        shape: as in the state dict.
+        dtype: what it is stored in; None for block-quantized data.
+        nbytes: bytes in the file.
+        read: reads it in the dtype asked for, as memory of its own.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None
+    nbytes: int
+    read: Callable[[torch.dtype], Tensor]
+
+
+def common_dtype(tensors: dict[str, StoredTensor]) -> torch.dtype:
+    """What dtype="auto" means: bfloat16 if anything is quantized, otherwise the dtype most bytes are stored in."""
+    sizes: dict[torch.dtype, int] = {}
+    for tensor in tensors.values():
+        if tensor.dtype is None:
+            return torch.bfloat16
+        if tensor.dtype.is_floating_point:
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+    return max(sizes, key=lambda dtype: sizes[dtype], default=torch.float32)
