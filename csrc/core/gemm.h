@@ -2,18 +2,19 @@
 // the threads.
 //
 //          N, panels of kPanel columns            B is packed: panel p holds K rows of kPanel floats, so that
-//          the
-//        +-------+-------+--- .. ---+             inner loop reads it straight through.
+//        +-------+-------+--- .. ---+             the inner loop reads it straight through.
 //      K |panel 0|panel 1|          |
 //        +-------+-------+--- .. ---+             Registers: kRows x kPanelVecs accumulators, one row of the
-//        panel,
-//   A    +-------+                                one broadcast element of A.
+//   A    +-------+                                panel, one broadcast element of A.
 //  M x K | kRows x kPanel tile of C
 //
-// Every element of C is one chain of fused multiply-adds over ascending k, whatever M, N and the tile it
-// falls into: a row's bits do not depend on the other rows.
+// Every element of C is a sum over blocks of kDepth k's in ascending order, each block one chain of fused
+// multiply-adds from zero over ascending k, whatever M, N and the tile it falls into: a row's bits do not
+// depend on the other rows. Blocks keep a slice of the panel near the core and the rounding error low: one
+// chain over 16384 k's has 6 times the RMS error of MKL's product, blocks of 256 have 0.9 times.
 #pragma once
 
+#include "core/transpose.h"
 #include "core/vec.h"
 
 namespace pyllm {
@@ -22,67 +23,80 @@ namespace {
 constexpr int kPanelVecs = 2;
 constexpr int kPanel = kPanelVecs * kLanes;
 constexpr int kRows = kVectorRegisters == 32 ? 12 : 6;
+constexpr int64_t kDepth = 256;
 
 constexpr int64_t panels(int64_t n) { return (n + kPanel - 1) / kPanel; }
 
 // Floats needed to pack a K x N matrix.
 constexpr int64_t packed_size(int64_t k, int64_t n) { return panels(n) * kPanel * k; }
 
-// Packs element (k, n) = b[k * stride_k + n * stride_n]; columns past N are zero.
-template <class T>
-[[maybe_unused]] void pack_panels(const T* b, int64_t stride_k, int64_t stride_n, int64_t k_count,
-                                  int64_t n_count, float* packed) {
-  for (int64_t n0 = 0; n0 < n_count; n0 += kPanel) {
-    const int64_t columns = n_count - n0 < kPanel ? n_count - n0 : kPanel;
-    float* panel = packed + n0 * k_count;
+// Packs one panel of Width columns: element (k, n) = b[k * stride_k + n * stride_n], zero from column
+// `columns` on, goes to packed[k * Width + n].
+template <int Width, class T>
+[[maybe_unused]] void pack_panel(const T* b, int64_t stride_k, int64_t stride_n, int64_t k_count,
+                                 int64_t columns, float* packed) {
+  for (int v = 0; v < Width; v += kLanes) {
+    const int64_t room = Width - v < kLanes ? Width - v : kLanes;
+    const int64_t lanes = columns - v < 0 ? 0 : columns - v < room ? columns - v : room;
+    const T* from = b + v * stride_n;
     if (stride_n == 1) {
       for (int64_t k = 0; k < k_count; ++k) {
-        to_float(b + k * stride_k + n0, panel + k * kPanel, columns);
-        for (int64_t n = columns; n < kPanel; ++n) panel[k * kPanel + n] = 0.0f;
+        store_lanes(packed + k * Width + v, load_lanes(from + k * stride_k, lanes), room);
       }
-      continue;
-    }
-    // Transposing: a block of k at a time keeps the panel rows being written in the first-level cache.
-    constexpr int64_t kBlock = 64;
-    float line[kBlock];
-    for (int64_t k0 = 0; k0 < k_count; k0 += kBlock) {
-      const int64_t depth = k_count - k0 < kBlock ? k_count - k0 : kBlock;
-      for (int64_t n = 0; n < kPanel; ++n) {
-        const T* source = b + (n0 + n) * stride_n + k0 * stride_k;
-        if (n >= columns) {
-          for (int64_t k = 0; k < depth; ++k) line[k] = 0.0f;
-        } else if (stride_k == 1) {
-          to_float(source, line, depth);
-        } else {
-          for (int64_t k = 0; k < depth; ++k) line[k] = to_accumulator(source[k * stride_k]);
+    } else if (stride_k == 1) {
+      for (int64_t k = 0; k < k_count; k += kLanes) {
+        const int64_t depth = k_count - k < kLanes ? k_count - k : kLanes;
+        Vec block[kLanes];
+        load_transposed(from + k, stride_n, lanes, depth, block);
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) {
+          if (i < depth) store_lanes(packed + (k + i) * Width + v, block[i], room);
         }
-        for (int64_t k = 0; k < depth; ++k) panel[(k0 + k) * kPanel + n] = line[k];
+      }
+    } else {
+      for (int64_t k = 0; k < k_count; ++k) {
+        for (int64_t n = 0; n < room; ++n) {
+          packed[k * Width + v + n] = n < lanes ? to_accumulator(from[k * stride_k + n * stride_n]) : 0.0f;
+        }
       }
     }
   }
 }
 
-// One tile: Rows x kPanel of C. `columns` < kPanel cuts the store at the right edge.
-template <int Rows>
-[[maybe_unused]] void gemm_tile(const float* a, int64_t lda, const float* panel, float* c, int64_t ldc,
-                                int64_t depth, int64_t columns, bool accumulate) {
-  Vec acc[Rows][kPanelVecs];
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kPanelVecs; ++v) {
-      const int64_t lanes = columns - v * kLanes;
-      const float* from = c + r * ldc + v * kLanes;
-      acc[r][v] = !accumulate || lanes <= 0 ? zero()
-                  : lanes >= kLanes         ? load(from)
-                                            : load_partial(from, lanes);
-    }
+// Packs a K x N matrix into panels of Width columns, each k_count * Width floats.
+template <int Width = kPanel, class T>
+[[maybe_unused]] void pack_panels(const T* b, int64_t stride_k, int64_t stride_n, int64_t k_count,
+                                  int64_t n_count, float* packed) {
+  for (int64_t n = 0; n < n_count; n += Width) {
+    const int64_t columns = n_count - n < Width ? n_count - n : Width;
+    pack_panel<Width>(b + n * stride_n, stride_k, stride_n, k_count, columns, packed + n * k_count);
   }
+}
+
+// Where a tile finds A: rows in place, or a panel of kRows columns made by pack_panels<kRows> from A
+// transposed, whose broadcasts read one line after the other.
+struct RowMajor {
+  const float* data;
+  int64_t stride;
+  const float* at(int64_t row, int64_t k) const { return data + row * stride + k; }
+  RowMajor from(int64_t row, int64_t k) const { return {at(row, k), stride}; }
+};
+struct Strip {
+  const float* data;
+  const float* at(int64_t row, int64_t k) const { return data + k * kRows + row; }
+  Strip from(int64_t row, int64_t k) const { return {at(row, k)}; }
+};
+
+// One tile and one block: Rows x kPanel of C. `columns` < kPanel cuts the store at the right edge.
+template <int Rows, class Left>
+[[maybe_unused]] void gemm_tile(Left a, const float* panel, float* c, int64_t ldc, int64_t depth,
+                                int64_t columns, bool accumulate) {
+  Vec acc[Rows][kPanelVecs] = {};
   for (int64_t k = 0; k < depth; ++k) {
     const Vec b0 = load(panel + k * kPanel), b1 = load(panel + k * kPanel + kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
-      const Vec x = set1(a[r * lda + k]);
+      const Vec x = set1(*a.at(r, k));
       acc[r][0] = fma(x, b0, acc[r][0]);
       acc[r][1] = fma(x, b1, acc[r][1]);
     }
@@ -91,47 +105,47 @@ template <int Rows>
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < kPanelVecs; ++v) {
-      const int64_t lanes = columns - v * kLanes;
-      if (lanes > 0) store_lanes(c + r * ldc + v * kLanes, acc[r][v], lanes < kLanes ? lanes : kLanes);
+      const int64_t rest = columns - v * kLanes, lanes = rest < kLanes ? rest : kLanes;
+      if (lanes <= 0) continue;
+      float* to = c + r * ldc + v * kLanes;
+      store_lanes(to, accumulate ? load_lanes(to, lanes) + acc[r][v] : acc[r][v], lanes);
     }
   }
 }
 
-template <int Rows>
-[[maybe_unused]] void gemm_rows(const float* a, int64_t lda, const float* packed, float* c, int64_t ldc,
-                                int64_t depth, int64_t n_count, bool accumulate) {
-  for (int64_t n0 = 0; n0 < n_count; n0 += kPanel) {
-    const int64_t columns = n_count - n0 < kPanel ? n_count - n0 : kPanel;
-    gemm_tile<Rows>(a, lda, packed + n0 * depth, c + n0, ldc, depth, columns, accumulate);
+// Fewer than 2 * Rows rows: the largest tile that fits, then the next smaller.
+template <int Rows, class Left>
+[[maybe_unused]] void gemm_tiles(Left a, const float* panel, float* c, int64_t ldc, int64_t rows,
+                                 int64_t depth, int64_t columns, bool accumulate) {
+  if (rows >= Rows) {
+    gemm_tile<Rows>(a, panel, c, ldc, depth, columns, accumulate);
+    if (rows == Rows) return;
+    a = a.from(Rows, 0);
+    c += Rows * ldc;
+    rows -= Rows;
   }
-}
-
-// Rows left over at the bottom: the largest tile that fits, then the next.
-template <int Rows>
-[[maybe_unused]] void gemm_tail(const float* a, int64_t lda, const float* packed, float* c, int64_t ldc,
-                                int64_t rows, int64_t depth, int64_t n_count, bool accumulate) {
-  if constexpr (Rows > 0) {
-    if (rows >= Rows) {
-      gemm_rows<Rows>(a, lda, packed, c, ldc, depth, n_count, accumulate);
-      a += Rows * lda;
-      c += Rows * ldc;
-      rows -= Rows;
-    }
-    gemm_tail<Rows / 2>(a, lda, packed, c, ldc, rows, depth, n_count, accumulate);
+  if constexpr (Rows > 1) {
+    constexpr int kNext = Rows == kRows ? (kRows > 8 ? 8 : 4) : Rows / 2;
+    gemm_tiles<kNext>(a, panel, c, ldc, rows, depth, columns, accumulate);
   }
 }
 
 // C (M x N, row stride ldc) = (accumulate ? C : 0) + A (M x K, row stride lda) * packed B.
 [[maybe_unused]] inline void gemm(const float* a, int64_t lda, const float* packed, float* c, int64_t ldc,
                                   int64_t m, int64_t n, int64_t k, bool accumulate) {
-  // A tile row of A stays in the first-level cache while the panels stream past it from the second.
-  int64_t row = 0;
-  for (; row + kRows <= m; row += kRows) {
-    gemm_rows<kRows>(a + row * lda, lda, packed, c + row * ldc, ldc, k, n, accumulate);
+  // A strip of A stays in the first-level cache while a block of the panels streams past it from the second.
+  for (int64_t k0 = 0; k0 < k || (k0 == 0 && !accumulate); k0 += kDepth) {
+    const int64_t depth = k - k0 < kDepth ? k - k0 : kDepth;
+    for (int64_t row = 0; row < m; row += kRows) {
+      const RowMajor left{a + row * lda + k0, lda};
+      const int64_t rows = m - row < kRows ? m - row : kRows;
+      for (int64_t column = 0; column < n; column += kPanel) {
+        const int64_t columns = n - column < kPanel ? n - column : kPanel;
+        gemm_tiles<kRows>(left, packed + column * k + k0 * kPanel, c + row * ldc + column, ldc, rows, depth,
+                          columns, accumulate || k0 > 0);
+      }
+    }
   }
-  // Left-over rows number less than kRows: 8 + 4 + 2 + 1 covers 11, as does 4 + 2 + 1 for 5.
-  constexpr int kLargestTail = kRows > 8 ? 8 : 4;
-  gemm_tail<kLargestTail>(a + row * lda, lda, packed, c + row * ldc, ldc, m - row, k, n, accumulate);
 }
 
 }  // namespace

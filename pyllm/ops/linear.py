@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         ValueError: shapes do not fit. TypeError: dtypes do not fit.
     """
     _check(x, weight, bias)
-    return linear_reference(x, weight, bias)
+    if not _library.has_kernels(x):
+        return linear_reference(x, weight, bias)
+    return torch.ops.pyllm.linear.default(x, weight, bias)
 
 
 def linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -49,3 +53,32 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         raise TypeError(f"linear: weight must have the dtype of x, {x.dtype}, got {weight.dtype}")
     if bias is not None and bias.dtype != x.dtype:
         raise TypeError(f"linear: bias must have the dtype of x, {x.dtype}, got {bias.dtype}")
+
+
+@_library.register_fake("linear")
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    """All three gradients are products of the same op, which reads transposed operands in place."""
+    x, weight = ctx.saved_tensors
+    product = torch.ops.pyllm.linear.default
+    grad_x = grad_weight = grad_bias = None
+    if ctx.needs_input_grad[0]:
+        grad_x = product(grad_y, weight.t(), None)
+    columns = grad_y.reshape(-1, weight.shape[0]).t()
+    if ctx.needs_input_grad[1]:
+        grad_weight = product(columns, x.reshape(-1, weight.shape[1]).t(), None)
+    if ctx.needs_input_grad[2]:
+        # Tokens are summed by a product with ones: torch.sum's order depends on the number of threads.
+        grad_bias = product(columns.new_ones((1, columns.shape[1])), columns, None)[0]
+    return grad_x, grad_weight, grad_bias
+
+
+_library.register_autograd("linear", _backward, _setup)
+_library.register_autocast("linear", lower=True)

@@ -1,0 +1,34 @@
+#include "core/parallel.h"
+#include "ops/linear/linear.h"
+
+namespace pyllm::linear {
+namespace {
+
+template <class T>
+double element(const Product& p, int64_t row, int64_t column) {
+  const T* left = static_cast<const T*>(p.left.data) + row * p.left.stride;
+  const T* right = static_cast<const T*>(p.right.data) + column * p.right.stride;
+  double sum = 0;
+  for (int64_t k = 0; k < p.depth; ++k) {
+    sum += to_double(left[k * p.left.stride_k]) * to_double(right[k * p.right.stride_k]);
+  }
+  return p.bias ? sum + to_double(static_cast<const T*>(p.bias)[column]) : sum;
+}
+
+template <class T>
+void product_as(const Product& p) {
+  parallel_for(0, p.rows * p.columns, 64, [&](int64_t begin, int64_t end) {
+    T* out = static_cast<T*>(p.out);
+    for (int64_t i = begin; i < end; ++i) {
+      out[i] = from_double<T>(element<T>(p, i / p.columns, i % p.columns));
+    }
+  });
+}
+
+}  // namespace
+
+const Kernels kernels_scalar = {
+    [](const Product& p) { visit(p.dtype, [&](auto zero) { product_as<decltype(zero)>(p); }); },
+};
+
+}  // namespace pyllm::linear

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyllm.ops import linear
+from pyllm.ops.linear import linear_reference
+from tests.ops.numerics import assert_same_bits_at_any_thread_count, check_op
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+# (shape of x, out): single rows, tails of strips and panels, several depth blocks, rows cut into tasks
+SHAPES = [((1, 4), 3), ((5,), 7), ((2, 3, 64), 48), ((13, 300), 33), ((100, 70), 130), ((3, 576), 100)]
+
+
+def inputs(shape: tuple[int, ...], out: int, dtype: torch.dtype, seed: int = 0) -> list[torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    shapes = [shape, (out, shape[-1]), (out,)]
+    return [torch.randn(s, generator=g).to(dtype).requires_grad_() for s in shapes]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "out"), SHAPES, ids=str)
+def test_error_rule(isa: str, shape: tuple[int, ...], out: int, dtype: torch.dtype) -> None:
+    x, weight, bias = inputs(shape, out, dtype)
+    check_op(linear, linear_reference, [x, weight, bias])
+    check_op(linear, linear_reference, [x, weight])
+
+
+def test_error_rule_of_long_sums() -> None:
+    x, weight, bias = inputs((7, 9000), 5, torch.float32)
+    check_op(linear, linear_reference, [x, weight, bias])
+    x, weight, bias = inputs((9000, 7), 5, torch.float32)
+    check_op(linear, linear_reference, [x, weight, bias])
+
+
+def test_gradcheck() -> None:
+    x, weight, bias = (t.detach().double().requires_grad_() for t in inputs((2, 3, 5), 4, torch.float32))
+    assert torch.autograd.gradcheck(linear, (x, weight, bias))
+    assert torch.autograd.gradgradcheck(linear, (x, weight, bias))
+
+
+def test_opcheck() -> None:
+    x, weight, bias = inputs((2, 3, 8), 5, torch.float32)
+    torch.library.opcheck(torch.ops.pyllm.linear.default, (x, weight, bias))
+    torch.library.opcheck(torch.ops.pyllm.linear.default, (x[0], weight, None))
+    transposed = weight.detach().t().contiguous().t()
+    torch.library.opcheck(torch.ops.pyllm.linear.default, (x.detach().transpose(0, 1), transposed, None))
+
+
+def check_compiled(backend: str) -> None:
+    def f(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return linear(x * 2, w, b).sin()
+
+    compiled = torch.compile(f, fullgraph=True, dynamic=True, backend=backend)
+    for rows in (3, 5):
+        ours, theirs = (inputs((2, rows, 16), 6, torch.float32) for _ in range(2))
+        torch.testing.assert_close(compiled(*ours), f(*theirs))
+        compiled(*ours).sum().backward()
+        f(*theirs).sum().backward()
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_compiles_with_dynamic_shapes() -> None:
+    check_compiled("aot_eager")
+
+
+@pytest.mark.slow
+def test_compiles_with_inductor() -> None:
+    check_compiled("inductor")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(500, 96), (2, 300)], ids=str)
+def test_same_bits_at_any_thread_count(isa: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, weight, bias = inputs(shape, 80 if isa == "scalar" else 200, dtype)
+
+    def run() -> list[torch.Tensor]:
+        y = linear(x, weight, bias)
+        return [y.detach(), *torch.autograd.grad(y.float().square().sum(), (x, weight, bias))]
+
+    assert_same_bits_at_any_thread_count(run)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_row_does_not_see_its_batch(isa: str, dtype: torch.dtype) -> None:
+    """Output and gradient of a row are equal to the bit alone and in batches of 2, 13 and 100 rows."""
+    x, weight, bias = inputs((100, 600), 70, dtype)
+    grad = torch.randn(100, 70, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+    def run(first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = x.detach()[first : first + count].clone().requires_grad_()
+        y = linear(rows, weight, bias)
+        return y.detach(), torch.autograd.grad(y, rows, grad[first : first + count])[0]
+
+    whole = run(0, 100)
+    for first, count in [(0, 1), (99, 1), (50, 2), (7, 13), (20, 3), (96, 4)]:
+        for part, all_rows in zip(run(first, count), whole, strict=True):
+            assert torch.equal(part, all_rows[first : first + count])
+
+
+@given(
+    rows=st.integers(0, 30),
+    depth=st.integers(0, 40),
+    out=st.integers(0, 40),
+    layout=st.sampled_from(["plain", "transposed", "strided"]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_strides(rows: int, depth: int, out: int, layout: str, seed: int) -> None:
+    x, weight, bias = (t.detach() for t in inputs((rows, depth), out, torch.float32, seed))
+    expected = linear(x, weight, bias)
+    torch.testing.assert_close(expected, linear_reference(x, weight, bias))
+    if layout == "transposed":
+        x, weight = (t.t().contiguous().t() for t in (x, weight))
+    if layout == "strided":
+        x, weight = (t.repeat_interleave(2, 1)[:, ::2] for t in (x, weight))
+        bias = bias.repeat_interleave(2)[::2]
+    assert torch.equal(linear(x, weight, bias), expected)
+
+
+def test_zero_sizes_and_nan(isa: str) -> None:
+    assert linear(torch.empty(0, 4), torch.ones(3, 4)).shape == (0, 3)
+    assert torch.equal(linear(torch.empty(2, 0), torch.empty(3, 0), torch.ones(3)), torch.ones(2, 3))
+    x, weight, _ = inputs((0, 4), 3, torch.float32)
+    linear(x, weight).sum().backward()
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, torch.zeros(3, 4))
+    x, weight = torch.ones(20, 40), torch.ones(50, 40)
+    x[3, 39] = float("nan")
+    weight[49, 0] = float("inf")
+    y = linear(x, weight)
+    assert y[3].isnan().all()
+    assert y[:3, 49].isinf().all()
+    assert torch.isfinite(y[4:, :49]).all()
+
+
+def test_follows_the_weight() -> None:
+    """No copy of the weight is kept: changes in place, under inference mode and after deepcopy, are seen."""
+    x, weight = torch.ones(1, 4), torch.ones(3, 4)
+    assert linear(x, weight).eq(4).all()
+    weight.data.mul_(2)
+    assert linear(x, weight).eq(8).all()
+    with torch.inference_mode():
+        inference_weight = torch.ones(3, 4)
+        linear(x, inference_weight)
+        inference_weight.mul_(3)
+        assert linear(x, inference_weight).eq(12).all()
+    other = copy.deepcopy(weight).add_(1)
+    assert linear(x, other).eq(12).all()
+
+
+def test_autocast_lowers() -> None:
+    x, weight, bias = inputs((2, 8), 3, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = linear(x, weight, bias)
+        assert linear(x.bfloat16(), weight).dtype == torch.bfloat16
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float32
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(ValueError, match="weight"):
+        linear(torch.randn(2, 8), torch.ones(3, 7))
+    with pytest.raises(ValueError, match="bias"):
+        linear(torch.randn(2, 8), torch.ones(3, 8), torch.ones(8))
+    with pytest.raises(TypeError, match="weight"):
+        linear(torch.randn(2, 8), torch.ones(3, 8).half())
+    with pytest.raises(TypeError, match="bias"):
+        linear(torch.randn(2, 8), torch.ones(3, 8), torch.ones(3).half())
+    with pytest.raises(TypeError, match="x must be"):
+        linear(torch.ones(2, 8, dtype=torch.int64), torch.ones(3, 8))
+    with pytest.raises(RuntimeError, match="weight"):
+        torch.ops.pyllm.linear(torch.randn(2, 8), torch.ones(3, 7), None)
