@@ -13,7 +13,7 @@ from pyllm.data.sources import Piece, read_pieces, standard_library_files
 from pyllm.data.token_store import TokenStore, open_token_store, split, tokenize
 
 if TYPE_CHECKING:
-    from pyllm.data.batch import Batch, Row, collate
+    from pyllm.data.batch import Batch, Row, Rows, collate
     from pyllm.data.packing import PackedRows, rows_at
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "PackedRows",
     "Piece",
     "Row",
+    "Rows",
     "TokenStore",
     "collate",
     "open_token_store",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,14 @@ class Row(NamedTuple):
     token_ids: np.ndarray
     loss_weights: np.ndarray
     document_ids: np.ndarray
+
+
+class Rows(Protocol):
+    """What a trainer reads: anything with a length and a `Row` at each index, such as a list."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Row: ...
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ _CODE = {
     ".sh",
     ".sql",
 }
-_TEXT_SUFFIXES = _PROSE | _CODE | {".jsonl"}
+TEXT_SUFFIXES = _PROSE | _CODE | {".jsonl"}
 # Tests and installed packages are not the library; the codec tables and the generated help topics are data,
 # not prose or code.
 _SKIPPED_FOLDERS = frozenset(
@@ -77,7 +77,7 @@ def expand_paths(paths: Iterable[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found = [file for file in _walk(path) if _text_suffix(file) in _TEXT_SUFFIXES]
+            found = [file for file in _walk(path) if _text_suffix(file) in TEXT_SUFFIXES]
             if not found:
                 raise ValueError(
                     f"data: no text files (.txt, .md, .py, .jsonl, ..., also .gz) in folder {str(path)!r}"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
-from pyllm.data.batch import Row, collate
+from pyllm.data.batch import Rows, collate
 from pyllm.training.objectives import Objective
 
 
 @torch.no_grad()
 def held_out_loss(
-    model: torch.nn.Module, objective: Objective, rows: Sequence[Row], batch_size: int, *, bf16: bool = False
+    model: torch.nn.Module, objective: Objective, rows: Rows, batch_size: int, *, bf16: bool = False
 ) -> float:
     """Mean loss over all `rows`, every token weighted alike whatever the batch size; leaves the model's mode
     as it was.

@@ -21,8 +21,9 @@ Objective = Callable[[Any, Batch], tuple[torch.Tensor, torch.Tensor]]
 def language_modelling(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy of every token given those before it in its document.
 
-    `model` offers `hidden_states(input_ids, document_ids=...)` and `lm_head_weight`, as `pyllm.models.Transformer`
-    does; the logits are never held whole. A row of n + 1 tokens makes n predictions.
+    `model` offers `hidden_states(input_ids, document_ids=...)` and `lm_head_weight`, as
+    `pyllm.models.Transformer` does; the logits are never held whole. A row of n + 1 tokens makes n
+    predictions.
     """
     targets, documents = batch.token_ids[:, 1:], batch.document_ids
     same_document = documents[:, 1:] == documents[:, :-1]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from pyllm.optim import AdamW
 from pyllm.training.config import TrainingConfig
 
 
 def default_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters; weight decay on matrices and embeddings alone."""
-    from pyllm.optim import AdamW
-
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": config.weight_decay},

@@ -75,6 +75,19 @@ def progress_bar(label: str) -> Iterator[OnStep]:
         yield on_step
 
 
+@contextmanager
+def spinner(label: str) -> Iterator[None]:
+    """Shows `label` on stderr while the block runs; silent when that is not a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(f"{label} ..."):
+        yield
+
+
 class MetricsFile:
     """A callback that appends reports to a file of JSON lines: every `every` steps, and each with an
     evaluation.

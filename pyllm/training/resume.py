@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pyllm.data.batch import Row
+from pyllm.data.batch import Rows
 from pyllm.training.checkpoint import TrainingState, latest
 from pyllm.training.config import TrainingConfig
 
@@ -20,18 +19,25 @@ def checkpoint_to_resume(config: TrainingConfig) -> Path | None:
     never mix.
     """
     asked = config.resume_from_checkpoint
-    found = latest(Path(config.output_dir)) if config.output_dir is not None else None
     if isinstance(asked, (str, Path)):
         return Path(asked)
-    if asked:
-        if config.output_dir is None:
+    if config.output_dir is None:
+        if asked:
             raise ValueError("resume_from_checkpoint: True needs output_dir")
-        return found
+        return None
+    output_dir = Path(config.output_dir)
+    if not asked:
+        refuse_a_run_in(output_dir)
+    return latest(output_dir)
+
+
+def refuse_a_run_in(output_dir: Path) -> None:
+    """Raises FileExistsError when `output_dir` holds a checkpoint, so that two runs never mix."""
+    found = latest(output_dir)
     if found is not None:
         raise FileExistsError(
-            f"output_dir: {str(config.output_dir)!r} holds a run ({found.name}); resume it or choose another folder"
+            f"{str(output_dir)!r} holds a run ({found.name}): resume it or choose another folder"
         )
-    return None
 
 
 def check_belongs(state: TrainingState, seed: int, data_fingerprint: str) -> None:
@@ -44,7 +50,7 @@ def check_belongs(state: TrainingState, seed: int, data_fingerprint: str) -> Non
         )
 
 
-def data_fingerprint(rows: Sequence[Row]) -> str:
+def data_fingerprint(rows: Rows) -> str:
     """A hash of the number of rows and of 16 rows spread over the data: cheap, and other data is noticed."""
     digest = hashlib.sha256(str(len(rows)).encode())
     for index in np.linspace(0, len(rows) - 1, num=min(16, len(rows)), dtype=np.int64):

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import torch
 
-from pyllm.data.batch import Row, collate
+from pyllm.data.batch import Rows, collate
 from pyllm.data.packing import rows_at
+from pyllm.ops import gradient_norm
+from pyllm.optim import clip_coefficient
 from pyllm.training import checkpoint
 from pyllm.training.config import TrainingConfig
-from pyllm.training.gradients import gradient_norm, scale_gradients
 from pyllm.training.held_out import held_out_loss
 from pyllm.training.objectives import Objective
 from pyllm.training.optimizer import default_optimizer
@@ -57,10 +58,10 @@ class Trainer:
         self,
         model: torch.nn.Module,
         objective: Objective,
-        train_data: Sequence[Row],
+        train_data: Rows,
         config: TrainingConfig,
         *,
-        eval_data: Sequence[Row] | None = None,
+        eval_data: Rows | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         callbacks: Sequence[OnStep | StepListener] = (),
         save_model: Callable[[torch.nn.Module, Path], object] = checkpoint.save_weights,
@@ -122,13 +123,14 @@ class Trainer:
         if not weight > 0:
             raise ValueError(f"train_data: rows at {position} hold no token with a loss weight above 0")
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = gradient_norm(gradients) / float(weight)
+        norm = float(gradient_norm(gradients)) / float(weight)
         if not math.isfinite(norm):
             raise FloatingPointError(
                 f"gradient norm is {norm} (loss {float(loss / weight)}) at position {position}"
             )
-        clip = min(1.0, config.max_grad_norm / (norm + 1e-6)) if config.max_grad_norm else 1.0
-        scale_gradients(gradients, clip / float(weight))
+        scale = clip_coefficient(norm, config.max_grad_norm or math.inf) / float(weight)
+        for gradient in gradients:
+            gradient.mul_(scale)
         return float(loss / weight), norm, tokens
 
     def _update(self, step: int) -> float:
