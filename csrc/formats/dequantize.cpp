@@ -37,7 +37,7 @@ void dequantize_as(const Format& format, const uint8_t* blocks, int64_t count, T
     for (int64_t block = begin * step; block < last; block += step) {
       const int64_t taken = std::min(step, last - block), values = taken * format.elements;
       format.unpack(blocks + block * format.bytes, taken, staged);
-      T* target = out + block * format.elements;
+      T* __restrict target = out + block * format.elements;
       for (int64_t i = 0; i < values; ++i) target[i] = from_accumulator<T>(staged[i]);
     }
   });

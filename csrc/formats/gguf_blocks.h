@@ -74,42 +74,52 @@ inline constexpr int64_t kElements<Q5_K> = 256;
 template <>
 inline constexpr int64_t kElements<Q6_K> = 256;
 
-inline void unpack(const Q4_0& block, float* out) {
+inline void unpack(const Q4_0& __restrict block, float* __restrict out) {
   const float d = block.d;
-  for (int j = 0; j < 16; ++j) {
-    out[j] = d * static_cast<float>((block.qs[j] & 15) - 8);
-    out[j + 16] = d * static_cast<float>((block.qs[j] >> 4) - 8);
+  for (int half = 0; half < 2; ++half) {
+    for (int j = 0; j < 16; ++j) {
+      out[half * 16 + j] = d * static_cast<float>((block.qs[j] >> half * 4 & 15) - 8);
+    }
   }
 }
 
-inline void unpack(const Q4_1& block, float* out) {
+inline void unpack(const Q4_1& __restrict block, float* __restrict out) {
   const float d = block.d, m = block.m;
-  for (int j = 0; j < 16; ++j) {
-    out[j] = d * static_cast<float>(block.qs[j] & 15) + m;
-    out[j + 16] = d * static_cast<float>(block.qs[j] >> 4) + m;
+  for (int half = 0; half < 2; ++half) {
+    for (int j = 0; j < 16; ++j) {
+      out[half * 16 + j] = d * static_cast<float>(block.qs[j] >> half * 4 & 15) + m;
+    }
   }
 }
 
-// Bit j of a little-endian word, moved to where it extends a nibble.
-inline int fifth_bit(const uint8_t* qh, int j) { return (qh[j / 8] >> (j % 8) & 1) << 4; }
+// The 5-bit numbers of a block: nibbles of qs, and above them the bits of the little-endian word qh. The
+// masks stand in a table because a shift by a different count in every lane is slow on x86.
+struct FiveBits {
+  uint8_t q[32];
+  FiveBits(const uint8_t* qs, const uint8_t* qh) {
+    constexpr uint8_t kBit[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+    for (int half = 0; half < 2; ++half) {
+      for (int j = 0; j < 16; ++j) {
+        const uint8_t top = (qh[half * 2 + j / 8] & kBit[j % 8]) ? 16 : 0;
+        q[half * 16 + j] = static_cast<uint8_t>((qs[j] >> half * 4 & 15) | top);
+      }
+    }
+  }
+};
 
-inline void unpack(const Q5_0& block, float* out) {
+inline void unpack(const Q5_0& __restrict block, float* __restrict out) {
   const float d = block.d;
-  for (int j = 0; j < 16; ++j) {
-    out[j] = d * static_cast<float>(((block.qs[j] & 15) | fifth_bit(block.qh, j)) - 16);
-    out[j + 16] = d * static_cast<float>(((block.qs[j] >> 4) | fifth_bit(block.qh, j + 16)) - 16);
-  }
+  const FiveBits five(block.qs, block.qh);
+  for (int j = 0; j < 32; ++j) out[j] = d * static_cast<float>(five.q[j] - 16);
 }
 
-inline void unpack(const Q5_1& block, float* out) {
+inline void unpack(const Q5_1& __restrict block, float* __restrict out) {
   const float d = block.d, m = block.m;
-  for (int j = 0; j < 16; ++j) {
-    out[j] = d * static_cast<float>((block.qs[j] & 15) | fifth_bit(block.qh, j)) + m;
-    out[j + 16] = d * static_cast<float>((block.qs[j] >> 4) | fifth_bit(block.qh, j + 16)) + m;
-  }
+  const FiveBits five(block.qs, block.qh);
+  for (int j = 0; j < 32; ++j) out[j] = d * static_cast<float>(five.q[j]) + m;
 }
 
-inline void unpack(const Q8_0& block, float* out) {
+inline void unpack(const Q8_0& __restrict block, float* __restrict out) {
   const float d = block.d;
   for (int j = 0; j < 32; ++j) out[j] = d * static_cast<float>(block.qs[j]);
 }
@@ -125,7 +135,7 @@ inline ScaleMin scale_min(const uint8_t* s, int j) {
   return {(s[j + 4] & 15) | (s[j - 4] >> 6) << 4, (s[j + 4] >> 4) | (s[j] >> 6) << 4};
 }
 
-inline void unpack(const Q4_K& block, float* out) {
+inline void unpack(const Q4_K& __restrict block, float* __restrict out) {
   for (int group = 0; group < 8; ++group) {
     const auto [scale, min] = scale_min(block.scales, group);
     const float d = block.d * static_cast<float>(scale), m = block.dmin * static_cast<float>(min);
@@ -135,7 +145,7 @@ inline void unpack(const Q4_K& block, float* out) {
   }
 }
 
-inline void unpack(const Q5_K& block, float* out) {
+inline void unpack(const Q5_K& __restrict block, float* __restrict out) {
   for (int group = 0; group < 8; ++group) {
     const auto [scale, min] = scale_min(block.scales, group);
     const float d = block.d * static_cast<float>(scale), m = block.dmin * static_cast<float>(min);
@@ -148,7 +158,7 @@ inline void unpack(const Q5_K& block, float* out) {
   }
 }
 
-inline void unpack(const Q6_K& block, float* out) {
+inline void unpack(const Q6_K& __restrict block, float* __restrict out) {
   for (int group = 0; group < 16; ++group) {
     const float d = block.d * static_cast<float>(block.scales[group]);
     const int half = group / 8, run = group / 2 % 4, first = group % 2 * 16;

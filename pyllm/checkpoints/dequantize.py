@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyllm.checkpoints.gguf import GGUFError, TensorInfo
+from pyllm.checkpoints.gguf import BLOCK_TYPES, GGUFError, TensorInfo
 from pyllm.ops import _library
 
 # Stored without blocks.
@@ -51,3 +51,11 @@ def dequantize(data: np.ndarray, info: TensorInfo, dtype: torch.dtype) -> Tensor
         raise RuntimeError(f"dequantizing needs the compiled operators: {_library.why_not_loaded()}")
     values = torch.ops.pyllm.dequantize_gguf.default(torch.from_numpy(data), name, dtype)
     return values.reshape(info.shape)
+
+
+@_library.register_fake("dequantize_gguf")
+def _(blocks: Tensor, format: str, dtype: torch.dtype) -> Tensor:
+    elements, size = next(
+        (block.elements, block.bytes) for block in BLOCK_TYPES.values() if block.name == format
+    )
+    return blocks.new_empty(blocks.shape[0] // size * elements, dtype=dtype)

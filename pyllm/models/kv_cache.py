@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyllm import ops
 from pyllm.models.config import ModelConfig
+from pyllm.nn.functional import attend
 
 # Attention counts keys in blocks of 256: growing by whole blocks keeps a copy out of most steps.
 GROWTH = 256
@@ -88,7 +88,7 @@ class KVCache:
         values.flatten(0, 1).index_copy_(0, self._slots, v.transpose(1, 2).flatten(0, 1))
         end = self._longest + self._new_tokens
         keys, values = keys[:, :end].transpose(1, 2), values[:, :end].transpose(1, 2)
-        return ops.attention(q, keys, values, is_causal=True, window=window, kv_lengths=self._kv_lengths)
+        return attend(q, keys, values, is_causal=True, window=window, kv_lengths=self._kv_lengths)
 
     def advance(self, input_lengths: Tensor | None = None) -> None:
         """Count a finished step's tokens: all, or the first `input_lengths` (batch_size,) of each row."""

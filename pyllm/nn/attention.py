@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyllm import ops
+from pyllm.nn.functional import attend
 from pyllm.nn.linear import Linear
 from pyllm.nn.rms_norm import RMSNorm
 
@@ -90,7 +91,7 @@ class Attention(torch.nn.Module):
         elif cu_seqlens is not None:
             y = self._attend_packed(q, k, v, cu_seqlens)
         else:
-            y = ops.attention(q, k, v, is_causal=True, window=self.window)
+            y = attend(q, k, v, is_causal=True, window=self.window)
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ class Attention(torch.nn.Module):
     def _attend_packed(self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
         batch, tokens = q.shape[0], q.shape[2]
         q, k, v = (t.transpose(1, 2).flatten(0, 1) for t in (q, k, v))
-        y = ops.attention(
+        y = attend(
             q, k, v, is_causal=True, window=self.window, cu_seqlens_q=cu_seqlens, cu_seqlens_k=cu_seqlens
         )
         return y.unflatten(0, (batch, tokens)).transpose(1, 2)

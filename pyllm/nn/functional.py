@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from pyllm import ops
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    """`pyllm.ops.attention` for callers that want the output alone, whatever else it can return."""
+    result = ops.attention(q, k, v, **options)
+    return result if isinstance(result, Tensor) else result[0]
 
 
 def scaled_dot_product_attention(
@@ -40,7 +48,7 @@ def scaled_dot_product_attention(
     if attn_mask is not None and attn_mask.dim() > 2:
         heads = attn_mask.shape[-3]
         attn_mask = _four_dimensional(attn_mask.expand(*lead, heads, q_len, key.shape[-2]))
-    y = ops.attention(
+    y = attend(
         _four_dimensional(query),
         _four_dimensional(key),
         _four_dimensional(value),
