@@ -9,7 +9,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -73,4 +73,9 @@ class CMakeBuild(build_ext):
         return {}
 
 
-setup(ext_modules=[Extension("pyllm._tokenizers", [])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    packages=[*find_packages(include=["pyllm", "pyllm.*"]), "pyllm.bench"],
+    package_dir={"pyllm.bench": "bench"},
+    ext_modules=[Extension("pyllm._tokenizers", [])],
+    cmdclass={"build_ext": CMakeBuild},
+)

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 import pyllm
+from pyllm.cli.bench import bench
 from pyllm.cli.info import info
 
 _INPUT_ERRORS = (ValueError, TypeError, OSError, RuntimeError, ImportError, FloatingPointError, MemoryError)
@@ -75,6 +76,7 @@ def application() -> typer.Typer:
         pass
 
     _add(app, "info", info)
+    _add(app, "bench", bench)
     return app
 
 
