@@ -1,0 +1,175 @@
+"""The facade: a network with its tokenizer, loaded, called, generated from and saved."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyllm import generation
+from pyllm.checkpoints import load_checkpoint, save_checkpoint
+from pyllm.checkpoints.atomic import atomic_path
+from pyllm.generation import Completion, GenerationConfig, TextStream
+from pyllm.generation.prompts import Prompt, encode_prompt, encode_prompts
+from pyllm.models import ModelConfig, Transformer
+from pyllm.tokenizers import Tokenizer
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | str = "auto",
+    quantize: str | None = None,
+    device: torch.device | str | None = None,
+) -> Model:
+    """Loads a model from a .gguf file, or from a folder with config.json and *.safetensors.
+
+    Args:
+        path: the file or folder. Nothing is downloaded: a name like "org/name" that is not on disk is an error that
+            says how to get it.
+        dtype: of the weights, as a torch dtype or its name; "auto" keeps the stored one, and bfloat16 for quantized
+            GGUF blocks.
+        quantize: reserved for quantizing at load; must be None.
+        device: where the weights go; the CPU by default.
+
+    Raises:
+        FileNotFoundError: nothing is at `path`. ValueError: it is damaged or of a kind that is not supported, or
+            `quantize` is not None.
+    """
+    if quantize is not None:
+        raise ValueError(f"quantize={quantize!r} is not available yet; leave it at None and choose a dtype")
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a string or a path, got {path!r}")
+    checkpoint = load_checkpoint(path, dtype=dtype, device=device)
+    tokenizer = None if checkpoint.tokenizer_path is None else Tokenizer.from_file(checkpoint.tokenizer_path)
+    return Model(checkpoint.network, tokenizer, eos_token_ids=_generation_config_eos(Path(path)))
+
+
+class Model:
+    """A network and its tokenizer.
+
+    Args:
+        network: the torch module; what trainers, optimizers and hooks take.
+        tokenizer: None if the model has none; then prompts are token ids and completions have no text.
+        eos_token_ids: tokens that end a text, besides those that the network's config and the tokenizer name.
+
+    Attributes:
+        network, tokenizer, eos_token_ids (all of them).
+    """
+
+    def __init__(
+        self, network: Transformer, tokenizer: Tokenizer | None = None, *, eos_token_ids: Collection[int] = ()
+    ) -> None:
+        self.network = network
+        self.tokenizer = tokenizer
+        known = [*network.config.eos_token_ids, *eos_token_ids]
+        if tokenizer is not None:
+            known.extend(tokenizer.eos_token_ids)
+        self.eos_token_ids = tuple(dict.fromkeys(known))
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.network.config
+
+    def __call__(self, input_ids: Tensor, **options: Any) -> Tensor:
+        """Logits (batch, tokens, vocab_size) of input_ids (batch, tokens); options as in `Transformer.forward`."""
+        return self.network(input_ids, **options)
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], config: GenerationConfig | None = None
+    ) -> list[Completion]:
+        """Completes one prompt or several.
+
+        Args:
+            prompts: text, token ids, or chat messages, or a list of these. Text is the whole input, special tokens
+                included; chat messages, {"role": "user", "content": ...}, go through the model's chat template.
+            config: default greedy, at most 256 tokens.
+
+        Returns:
+            A list of completions, also for one prompt: `config.num_return_sequences` per prompt, in order.
+
+        Raises:
+            ValueError, TypeError: a prompt or an option does not fit the model; nothing is computed then.
+        """
+        ids = encode_prompts(prompts, self.tokenizer, self.config.bos_token_id)
+        return generation.generate(
+            self.network,
+            ids,
+            config or GenerationConfig(),
+            eos_token_ids=self.eos_token_ids,
+            tokenizer=self.tokenizer,
+        )
+
+    def stream(self, prompt: Prompt, config: GenerationConfig | None = None) -> TextStream:
+        """Completes one prompt and gives the text while it is made.
+
+            for piece in (stream := model.stream("Once")):
+                print(piece, end="", flush=True)
+            print(stream.completion.finish_reason)
+
+        Pieces are whole characters, and no part of a stop string. Arguments and errors as in `generate`.
+        """
+        ids = encode_prompt(prompt, self.tokenizer, self.config.bos_token_id)
+        return generation.stream(
+            self.network,
+            ids,
+            config or GenerationConfig(),
+            eos_token_ids=self.eos_token_ids,
+            tokenizer=self.tokenizer,
+        )
+
+    def log_probs(self, input_ids: Sequence[int] | Tensor) -> Tensor:
+        """Log-probability of each token given those before it.
+
+        Args:
+            input_ids: (tokens,) at least two, at most as many as the model's context.
+
+        Returns:
+            (tokens - 1,) float32: entry i belongs to input_ids[i + 1].
+
+        Raises:
+            ValueError: another shape or length. IndexError: a token outside the vocabulary.
+        """
+        ids = torch.as_tensor(input_ids, device=self.network.device)
+        context = self.config.max_position_embeddings
+        if ids.dim() != 1 or not 2 <= len(ids) <= context:
+            raise ValueError(
+                f"input_ids must have shape (tokens,) with 2 to {context} tokens, got {tuple(ids.shape)}"
+            )
+        with torch.inference_mode():
+            return generation.sequence_log_probs(self.network, ids)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes config.json, generation_config.json, model.safetensors and, with a tokenizer, tokenizer.json.
+
+        transformers loads the folder, and so does `pyllm.load`. Each file is written whole beside its place, then
+        renamed.
+        """
+        folder = Path(folder)
+        save_checkpoint(self.network, folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder / "tokenizer.json")
+        tokens = {"bos_token_id": self.config.bos_token_id, "eos_token_id": list(self.eos_token_ids) or None}
+        with atomic_path(folder / "generation_config.json") as path:
+            path.write_text(json.dumps(tokens, indent=2) + "\n", encoding="utf-8")
+
+
+def _generation_config_eos(path: Path) -> list[int]:
+    """End-of-sequence tokens of generation_config.json in a folder; chat models name their end of turn there."""
+    file = path / "generation_config.json"
+    if not file.is_file():
+        return []
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        eos = data.get("eos_token_id")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} is not a JSON object: {error}") from None
+    tokens = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if not all(isinstance(token, int) and token >= 0 for token in tokens):
+        raise ValueError(f"{file}: eos_token_id must be a token id or a list of them, got {eos!r}")
+    return tokens
