@@ -85,7 +85,9 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         for name, off in _LATER:
             if type(getattr(self, name)) not in (type(off), int) or getattr(self, name) != off:
-                raise ValueError(f"{name} is not available yet, leave it at {off!r}; got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} is not available yet, leave it at {off!r}; got {getattr(self, name)!r}"
+                )
         _check_integer(self, "max_new_tokens", low=1)
         _check_integer(self, "min_new_tokens", low=0, high=self.max_new_tokens)
         _check_integer(self, "num_return_sequences", low=1)
@@ -131,7 +133,9 @@ def _check_number(
     value = getattr(config, name)
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not low <= value <= high or (open_low and value == low):
-        limits = f"{'(' if open_low or low == -math.inf else '['}{low}, {high}{')' if high == math.inf else ']'}"
+        limits = (
+            f"{'(' if open_low or low == -math.inf else '['}{low}, {high}{')' if high == math.inf else ']'}"
+        )
         raise ValueError(f"{name} must be a number in {limits}, got {value!r}")
 
 
@@ -152,5 +156,7 @@ def _checked_bias(bias: object) -> dict[int, float]:
             raise ValueError(f"logit_bias must have token ids (integers from 0) as keys, got {token!r}")
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or math.isnan(value) or value == math.inf:
-            raise ValueError(f"logit_bias must map to finite numbers or -inf, got {value!r} for token {token}")
+            raise ValueError(
+                f"logit_bias must map to finite numbers or -inf, got {value!r} for token {token}"
+            )
     return {token: float(value) for token, value in bias.items()}

@@ -3,8 +3,8 @@
     prompts --prefill--> cache, logits of the last tokens
     repeat: logits -> edits -> sample -> append to each row, drop finished rows -> forward of the new tokens
 
-A row's tokens depend on its own prompt and seed only: padding is never attended to, edits look at the row's own history,
-and random numbers are a function of the row's seed and the index of the token.
+A row's tokens depend on its own prompt and seed only: padding is never attended to, edits look at the row's own
+history, and random numbers are a function of the row's seed and the index of the token.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ class _Row:
     """One completion in the making."""
 
     def __init__(self, prompt: Sequence[int], limit: int, config: GenerationConfig, tokenizer: Any) -> None:
-        top = [] if config.num_top_logprobs else None
-        self.completion = Completion(prompt_token_ids=list(prompt), top_logprobs=top)
+        self.completion = Completion(prompt_token_ids=list(prompt))
+        if config.num_top_logprobs:
+            self.completion.top_logprobs = []
         self._assembler = TextAssembler(None if tokenizer is None else tokenizer.stream_decoder(), config)
         self._limit = limit
 
@@ -166,8 +167,8 @@ class Decoding:
         count = min(self._config.num_top_logprobs, logits.shape[-1])
         values, tokens = torch.log_softmax(logits, -1).topk(count)
         for row, value, token in zip(self._rows, values.tolist(), tokens.tolist(), strict=True):
-            assert row.completion.top_logprobs is not None
-            row.completion.top_logprobs.append(dict(zip(token, value, strict=True)))
+            if row.completion.top_logprobs is not None:
+                row.completion.top_logprobs.append(dict(zip(token, value, strict=True)))
 
     def _drop_finished(self) -> None:
         keep = [index for index, row in enumerate(self._rows) if row.completion.finish_reason is None]
@@ -275,7 +276,8 @@ def check_prompts(
             raise ValueError(f"prompts: prompt {number} is empty, expected at least one token")
         if len(prompt) >= context:
             raise ValueError(
-                f"prompts: prompt {number} has {len(prompt)} tokens and leaves no room in the model's context of {context}"
+                f"prompts: prompt {number} has {len(prompt)} tokens and leaves no room in the model's "
+                f"context of {context}"
             )
         if min(prompt) < 0 or max(prompt) >= vocab_size:
             raise ValueError(
@@ -283,7 +285,9 @@ def check_prompts(
                 f"{min(prompt) if min(prompt) < 0 else max(prompt)}"
             )
     if config.stop and tokenizer is None:
-        raise ValueError(f"stop needs a tokenizer to look for {list(config.stop)!r} in text; the model has none")
+        raise ValueError(
+            f"stop needs a tokenizer to look for {list(config.stop)!r} in text; the model has none"
+        )
     largest = max(config.logit_bias, default=0)
     if largest >= vocab_size:
         raise ValueError(f"logit_bias: token {largest} is outside the vocabulary of {vocab_size} tokens")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Union
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from pyllm.tokenizers import Tokenizer
 
 Message = Mapping[str, Any]
-Prompt = Union[str, Sequence[int], Sequence[Message], Tensor]
+Prompt: TypeAlias = "str | Sequence[int] | Sequence[Message] | Tensor"
 
 
 def encode_prompts(
@@ -31,7 +32,9 @@ def encode_prompts(
         raise ValueError("prompts is empty, expected at least one prompt")
     else:
         rows = [prompts] if _is_one_prompt(prompts) else list(prompts)
-    return [encode_prompt(row, tokenizer, bos_token_id, f"prompt {number}") for number, row in enumerate(rows)]
+    return [
+        encode_prompt(row, tokenizer, bos_token_id, f"prompt {number}") for number, row in enumerate(rows)
+    ]
 
 
 def encode_prompt(
@@ -52,7 +55,9 @@ def encode_prompt(
     if isinstance(prompt, str):
         return _encode_text(prompt, _needed(tokenizer, name), bos_token_id, name)
     if not isinstance(prompt, Sequence):
-        raise TypeError(f"{name} must be text, a list of token ids or a list of chat messages, got {prompt!r}")
+        raise TypeError(
+            f"{name} must be text, a list of token ids or a list of chat messages, got {prompt!r}"
+        )
     if prompt and all(isinstance(part, Mapping) for part in prompt):
         messages = [_checked_message(part, name) for part in prompt]
         return list(_needed(tokenizer, name).apply_chat_template(messages, add_generation_prompt=True))
@@ -63,16 +68,18 @@ def encode_prompt(
 
 
 def _is_one_prompt(prompts: str | Sequence[Any]) -> bool:
-    return isinstance(prompts, str) or isinstance(prompts[0], (int, Mapping)) or hasattr(prompts[0], "__index__")
+    return isinstance(prompts, str) or isinstance(prompts[0], (Integral, Mapping))
 
 
 def _encode_text(text: str, tokenizer: Tokenizer, bos_token_id: int | None, name: str) -> list[int]:
     ids = list(tokenizer.encode(text, add_special_tokens=True, allowed_special="all"))
     if len(ids) > 1 and ids[0] == ids[1] == bos_token_id:
         ids = ids[1:]
-    if not ids and bos_token_id is None:
+    if ids:
+        return ids
+    if bos_token_id is None:
         raise ValueError(f"{name} is empty and the model has no BOS token to start from")
-    return ids or [bos_token_id]  # type: ignore[list-item]
+    return [bos_token_id]
 
 
 def _needed(tokenizer: Tokenizer | None, name: str) -> Tokenizer:
@@ -81,7 +88,7 @@ def _needed(tokenizer: Tokenizer | None, name: str) -> Tokenizer:
     return tokenizer
 
 
-def _checked_message(message: Message, name: str) -> dict[str, Any]:
+def _checked_message(message: Any, name: str) -> dict[str, Any]:
     if not isinstance(message.get("role"), str) or "content" not in message:
         raise ValueError(f'{name}: a chat message needs "role" and "content", got {dict(message)!r}')
     return dict(message)
