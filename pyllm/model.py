@@ -68,8 +68,8 @@ class Model:
         self.network = network
         self.tokenizer = tokenizer
         known = [*network.config.eos_token_ids, *eos_token_ids]
-        if tokenizer is not None:
-            known.extend(tokenizer.eos_token_ids)
+        if tokenizer is not None and tokenizer.eos_token_id is not None:
+            known.append(tokenizer.eos_token_id)
         self.eos_token_ids = tuple(dict.fromkeys(known))
 
     @property

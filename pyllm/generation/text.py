@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from pyllm.generation.config import GenerationConfig
 from pyllm.generation.stopping import StopMatcher
 
-
-class StreamDecoder(Protocol):
-    """What `Tokenizer.stream_decoder()` gives: text that never ends within a character."""
-
-    def feed(self, token: int) -> str: ...
-    def finish(self) -> str: ...
+if TYPE_CHECKING:
+    from pyllm.tokenizers import StreamDecoder
 
 
 class TextAssembler:
@@ -35,10 +31,14 @@ class TextAssembler:
 
     def feed(self, token: int) -> None:
         """Takes the next token."""
-        if self._decoder is not None:
-            piece = self._decoder.feed(token)
-            self._unwatched -= 1
-            self.text += piece if self._unwatched >= 0 else self._matcher.feed(piece)
+        if self._decoder is None:
+            return
+        try:
+            piece = self._decoder.push(token)
+        except ValueError:  # embeddings padded beyond the vocabulary: an id that is no token
+            piece = "\ufffd"
+        self._unwatched -= 1
+        self.text += piece if self._unwatched >= 0 else self._matcher.feed(piece)
 
     def finish(self) -> None:
         """Adds what was held back; an incomplete character becomes U+FFFD."""

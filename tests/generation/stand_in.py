@@ -84,7 +84,7 @@ def saying(text: bytes, then: int = EOS) -> Callable[[Sequence[int]], Tensor]:
 class ByteTokenizer:
     """One token per byte."""
 
-    eos_token_ids = (EOS,)
+    eos_token_id = EOS
 
     def encode(
         self, text: str, *, add_special_tokens: bool = False, allowed_special: object = ()
@@ -104,8 +104,8 @@ class ByteDecoder:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def feed(self, token: int) -> str:
-        return self._decoder.decode(bytes([token])) if token < 256 else "<special>"
+    def push(self, token: int) -> str:
+        return self._decoder.decode(bytes([token]))
 
     def finish(self) -> str:
         return self._decoder.decode(b"", final=True)
