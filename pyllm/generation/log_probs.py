@@ -24,17 +24,18 @@ def token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
     return torch.log_softmax(logits, -1).gather(-1, tokens[:, None]).squeeze(-1)
 
 
-def sequence_log_probs(network: Transformer, input_ids: Tensor) -> Tensor:
-    """Log-probability of each token given those before it; the logits are never held whole.
+def sequence_log_probs(network: Transformer, input_ids: Tensor, *, first: int = 1) -> Tensor:
+    """Log-probability of each token from index `first` on, given all before it; the logits are never held whole.
 
     Args:
         input_ids: (tokens,) int64, at least two.
+        first: in [1, tokens).
 
     Returns:
-        (tokens - 1,) float32: entry i belongs to token i + 1.
+        (tokens - first,) float32: entry i belongs to token first + i.
     """
-    hidden = network.hidden_states(input_ids[None, :-1])[0]
+    hidden = network.hidden_states(input_ids[None, :-1])[0, first - 1 :]
     parts = []
-    for rows, targets in zip(hidden.split(_ROWS), input_ids[1:].split(_ROWS), strict=True):
+    for rows, targets in zip(hidden.split(_ROWS), input_ids[first:].split(_ROWS), strict=True):
         parts.append(token_log_probs(ops.linear(rows, network.lm_head_weight).float(), targets))
     return torch.cat(parts)

@@ -1,0 +1,110 @@
+"""`pyllm chat`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pyllm.cli.terminal import note, note_speed, show, write
+
+if TYPE_CHECKING:
+    from pyllm.generation import GenerationConfig
+    from pyllm.model import Model
+
+_HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer."
+_Messages = list[dict[str, str]]
+
+
+def chat(
+    model: Annotated[
+        Path, typer.Option(help="A .gguf file, or a folder with config.json and *.safetensors.")
+    ],
+    system: Annotated[str | None, typer.Option(help="System prompt that opens the conversation.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of one answer.")] = 1024,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above 0 samples.")] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the likeliest tokens that make up this share.")
+    ] = 1.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes used tokens less likely.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same answers.")] = None,
+    dtype: Annotated[str, typer.Option(help="Weights and arithmetic: auto, float32, bfloat16.")] = "auto",
+) -> None:
+    """Talk to a model; it remembers the conversation.
+
+    /reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer. Piped input works too: each line
+    is a message, each answer goes to standard output.
+
+    Example:
+        pyllm chat --model SmolLM2-135M-Instruct.Q4_1.gguf --system "Answer in one sentence."
+    """
+    import pyllm
+
+    config = pyllm.GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    loaded = pyllm.load(model, dtype=dtype)
+    if loaded.tokenizer is None or loaded.tokenizer.chat_template is None:
+        raise ValueError(
+            f"--model: {str(model)!r} has no chat template; continue texts with `pyllm generate`"
+        )
+    opening: _Messages = [] if system is None else [{"role": "system", "content": system}]
+    note(f"{model.name}: {_HELP}")
+    _converse(loaded, opening, config)
+
+
+def _converse(model: Model, opening: _Messages, config: GenerationConfig) -> None:
+    messages = list(opening)
+    while (line := _read_message()) is not None:
+        if line == "/quit":
+            return
+        if line == "/reset":
+            messages = list(opening)
+            note("The conversation starts afresh.")
+        elif line.startswith("/") and " " not in line:
+            note(f"There is no command {line}. {_HELP}")
+        elif line:
+            messages.append({"role": "user", "content": line})
+            _answer(model, messages, config)
+
+
+def _answer(model: Model, messages: _Messages, config: GenerationConfig) -> None:
+    """Appends the model's answer to the conversation; one that cannot be given takes its question back."""
+    try:
+        stream = model.stream(messages, config)
+    except ValueError as error:
+        print(f"pyllm: {error} (/reset starts the conversation afresh)", file=sys.stderr)
+        messages.pop()
+        return
+    try:
+        timings = show(stream)
+    except KeyboardInterrupt:
+        write("\n")
+        note("Stopped.")
+    else:
+        write("\n")
+        note_speed(stream, timings)
+    messages.append({"role": "assistant", "content": stream.completion.text})
+
+
+def _read_message() -> str | None:
+    """The next line without blanks around it, None at the end of input."""
+    if not sys.stdin.isatty():
+        line = sys.stdin.readline()
+        return line.strip() if line else None
+    import readline  # noqa: F401 - gives input() a history and arrow keys
+
+    try:
+        return input(">>> ").strip()
+    except EOFError:
+        return None
+    except KeyboardInterrupt:
+        write("\n")
+        note(_HELP)
+        return ""
