@@ -157,10 +157,11 @@ def _select(path: Path, network: Transformer, stored: dict[str, StoredTensor]) -
     if unexpected:
         raise ValueError(f"{path}: {_listed(unexpected)} not expected by {network.config.model_type}")
     for name, shape in expected.items():
-        if stored[name].shape != shape:
-            raise ValueError(
-                f"{path}: tensor {name!r} has shape {stored[name].shape}, the configuration says {shape}"
-            )
+        tensor = stored[name]
+        if tensor.shape != shape:
+            raise ValueError(f"{path}: {name!r} has shape {tensor.shape}, the configuration says {shape}")
+        if tensor.dtype is not None and not tensor.dtype.is_floating_point:
+            raise ValueError(f"{path}: {name!r} is stored as {tensor.dtype}, expected floating point")
     return {name: stored[name] for name in expected}
 
 

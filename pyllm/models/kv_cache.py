@@ -105,6 +105,8 @@ class KVCache:
 
     def select(self, rows: Tensor) -> None:
         """Keep copies of `rows` (n,) int64, in that order: drops finished texts, or follows a beam search."""
+        if rows.dim() != 1 or not rows.numel():
+            raise ValueError(f"rows must be a vector of at least one row, got shape {tuple(rows.shape)}")
         self.keys = [keys.index_select(0, rows) for keys in self.keys]
         self.values = [values.index_select(0, rows) for values in self.values]
         self.lengths = self.lengths.index_select(0, rows)

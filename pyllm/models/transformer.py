@@ -55,7 +55,7 @@ class DecoderLayer(nn.Module):
         residual: Tensor | None,
         cos: Tensor,
         sin: Tensor,
-        position_ids: Tensor,
+        position_ids: Tensor | None,
         cu_seqlens: Tensor | None,
         cache: AttentionCache | None,
     ) -> tuple[Tensor, Tensor]:
@@ -87,7 +87,7 @@ class Decoder(nn.Module):
     def forward(
         self,
         input_ids: Tensor,
-        position_ids: Tensor,
+        position_ids: Tensor | None,
         max_position: int,
         cu_seqlens: Tensor | None,
         kv_cache: KVCache | None,
@@ -219,19 +219,15 @@ class Transformer(nn.Module):
         if kv_cache is not None:
             _check_cache(input_ids, kv_cache, document_ids)
         tokens = input_ids.shape[1]
-        cu_seqlens = None
+        max_position, defaults, cu_seqlens = tokens, None, None
         if kv_cache is not None:
             defaults, max_position = kv_cache.begin(tokens), kv_cache.longest + tokens
         elif document_ids is not None:
             cu_seqlens, defaults = document_layout(document_ids)
-            max_position = tokens
-        else:
-            defaults = torch.arange(tokens, device=input_ids.device).expand(input_ids.shape)
-            max_position = tokens
         if position_ids is None:
             position_ids = defaults
-        else:
-            max_position = int(position_ids.max()) + 1 if position_ids.numel() else 0
+        elif position_ids.numel():
+            max_position = int(position_ids.max()) + 1
         hidden = self.model(input_ids, position_ids, max_position, cu_seqlens, kv_cache)
         if kv_cache is not None:
             kv_cache.advance(input_lengths)

@@ -65,7 +65,7 @@ class Attention(torch.nn.Module):
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
-        position_ids: Tensor,
+        position_ids: Tensor | None = None,
         *,
         cu_seqlens: Tensor | None = None,
         cache: AttentionCache | None = None,
@@ -74,7 +74,7 @@ class Attention(torch.nn.Module):
 
         Args:
             cos, sin: (positions, head_dim / 2) tables of `RotaryEmbedding`.
-            position_ids: (batch, tokens) int64, below the tables' length.
+            position_ids: (batch, tokens) int64, below the tables' length; None counts from 0.
             cu_seqlens: (documents + 1,) int32 borders of documents in the flattened batch * tokens; attention
                 never crosses one.
             cache: what was seen before; not together with `cu_seqlens`.
