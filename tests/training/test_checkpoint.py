@@ -69,7 +69,7 @@ def test_resuming_a_finished_run_returns_its_result(tmp_path: Path) -> None:
 
 def test_two_runs_never_mix(tmp_path: Path) -> None:
     train(tmp_path)
-    with pytest.raises(FileExistsError, match=r"output_dir: .*step-000004"):
+    with pytest.raises(FileExistsError, match=r"holds a run \(step-000004\)"):
         train(tmp_path)
     with pytest.raises(ValueError, match="seed: the checkpoint was trained with seed 42, got 1"):
         train(tmp_path, resume_from_checkpoint=True, seed=1)
