@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -96,20 +96,38 @@ def linear_cross_entropy(
     """
     _check(x, weight, target, bias, token_weight)
     _check_options(label_smoothing, z_loss, softcap, temperature, reduction)
-    return linear_cross_entropy_reference(
+    if not _library.has_kernels(x):
+        return linear_cross_entropy_reference(
+            x,
+            weight,
+            target,
+            bias=bias,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            softcap=softcap,
+            token_weight=token_weight,
+            temperature=temperature,
+            reduction=reduction,
+            return_lse=return_lse,
+        )
+    # float64 is what autocast leaves alone.
+    weights = None if token_weight is None else token_weight.to(torch.float64)
+    loss, lse = torch.ops.pyllm.linear_cross_entropy.default(
         x,
         weight,
         target,
-        bias=bias,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
-        softcap=softcap,
-        token_weight=token_weight,
-        temperature=temperature,
-        reduction=reduction,
-        return_lse=return_lse,
+        bias,
+        weights,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        softcap or 0.0,
+        temperature,
+        _REDUCTIONS.index(reduction),
+        return_lse,
     )
+    return (loss, lse) if return_lse else loss
 
 
 def linear_cross_entropy_reference(
@@ -208,13 +226,86 @@ def _check_options(
 ) -> None:
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"linear_cross_entropy: label_smoothing must be in [0, 1], got {label_smoothing}")
-    if not (z_loss >= 0.0 and math.isfinite(z_loss)):
+    if not 0.0 <= z_loss < math.inf:
         raise ValueError(f"linear_cross_entropy: z_loss must be finite and >= 0, got {z_loss}")
-    if softcap is not None and not (softcap > 0.0 and math.isfinite(softcap)):
+    if softcap is not None and not 0.0 < softcap < math.inf:
         raise ValueError(f"linear_cross_entropy: softcap must be finite and > 0, got {softcap}")
-    if not (temperature > 0.0 and math.isfinite(temperature)):
+    if not 0.0 < temperature < math.inf:
         raise ValueError(f"linear_cross_entropy: temperature must be finite and > 0, got {temperature}")
     if reduction not in _REDUCTIONS:
         raise ValueError(
             f'linear_cross_entropy: reduction must be "mean", "sum" or "none", got {reduction!r}'
         )
+
+
+def _outputs_like(x: Tensor, target: Tensor, reduction: int) -> tuple[Tensor, Tensor]:
+    wide = torch.promote_types(x.dtype, torch.float32)
+    loss_shape = target.shape if _REDUCTIONS[reduction] == "none" else ()
+    return x.new_empty(loss_shape, dtype=wide), x.new_empty(target.shape, dtype=wide)
+
+
+@_library.register_fake("linear_cross_entropy")
+def _(
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    token_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float,
+    temperature: float,
+    reduction: int,
+    lse_everywhere: bool,
+) -> tuple[Tensor, Tensor]:
+    return _outputs_like(x, target, reduction)
+
+
+@_library.register_fake("linear_cross_entropy_backward")
+def _(
+    grad_loss: Tensor,
+    grad_lse: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    token_weight: Tensor | None,
+    lse: Tensor,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float,
+    temperature: float,
+    reduction: int,
+    wants_x: bool,
+    wants_weight: bool,
+    wants_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        x.new_empty(x.shape if wants_x else (0,)),
+        x.new_empty(weight.shape if wants_weight else (0,)),
+        x.new_empty(weight.shape[:1] if wants_bias else (0,)),
+    )
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, target, bias, token_weight, *ctx.options, ctx.lse_everywhere = inputs
+    if not ctx.lse_everywhere:
+        ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, weight, target, bias, token_weight, output[1])
+
+
+def _backward(ctx: Any, grad_loss: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, target, bias, token_weight, lse = ctx.saved_tensors
+    wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[3])
+    through_lse = grad_lse if ctx.lse_everywhere else None
+    grads = torch.ops.pyllm.linear_cross_entropy_backward.default(
+        grad_loss, through_lse, x, weight, target, bias, token_weight, lse, *ctx.options, *wanted
+    )
+    grad_x, grad_weight, grad_bias = (grad if w else None for grad, w in zip(grads, wanted, strict=True))
+    return (grad_x, grad_weight, None, grad_bias, *[None] * 8)
+
+
+_library.register_autograd("linear_cross_entropy", _backward, _setup)
+_library.register_autocast("linear_cross_entropy", lower=True)

@@ -137,7 +137,7 @@ def _check(logits: Tensor, temperature: float, top_k: int, top_p: float, min_p: 
         raise ValueError(
             f"sample: logits must have shape (..., vocab) with vocab > 0, got {tuple(logits.shape)}"
         )
-    if not (temperature >= 0.0 and math.isfinite(temperature)):
+    if not 0.0 <= temperature < math.inf:
         raise ValueError(f"sample: temperature must be finite and >= 0, got {temperature}")
     if top_k < 0:
         raise ValueError(f"sample: top_k must be >= 0, got {top_k}")
