@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 
 import pyllm
 from pyllm.cli.bench import bench
+from pyllm.cli.demo import demo
 from pyllm.cli.info import info
 
 _INPUT_ERRORS = (ValueError, TypeError, OSError, RuntimeError, ImportError, FloatingPointError, MemoryError)
@@ -76,6 +77,7 @@ def application() -> typer.Typer:
         pass
 
     _add(app, "info", info)
+    _add(app, "demo", demo)
     _add(app, "bench", bench)
     return app
 
