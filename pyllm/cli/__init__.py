@@ -16,8 +16,12 @@ import typer
 from typer.core import TyperCommand
 
 import pyllm
+from pyllm.cli import eval as evaluation
+from pyllm.cli import tokenizer
 from pyllm.cli.bench import bench
+from pyllm.cli.chat import chat
 from pyllm.cli.demo import demo
+from pyllm.cli.generate import generate
 from pyllm.cli.info import info
 
 _INPUT_ERRORS = (ValueError, TypeError, OSError, RuntimeError, ImportError, FloatingPointError, MemoryError)
@@ -54,7 +58,12 @@ def _show_version(wanted: bool) -> None:
 
 
 def _group(help: str) -> typer.Typer:
-    return typer.Typer(help=help, add_completion=False, rich_markup_mode=None)
+    return typer.Typer(
+        help=help,
+        add_completion=False,
+        rich_markup_mode=None,
+        context_settings={"max_content_width": 110},
+    )
 
 
 def _add(group: typer.Typer, name: str, function: Callable[..., None]) -> None:
@@ -79,6 +88,15 @@ def application() -> typer.Typer:
     _add(app, "info", info)
     _add(app, "demo", demo)
     _add(app, "bench", bench)
+    tokenizers = _group("Train and use tokenizers.")
+    _add(tokenizers, "train", tokenizer.train)
+    _add(tokenizers, "encode", tokenizer.encode)
+    app.add_typer(tokenizers, name="tokenizer")
+    _add(app, "generate", generate)
+    _add(app, "chat", chat)
+    measures = _group("Measure models.")
+    _add(measures, "perplexity", evaluation.perplexity)
+    app.add_typer(measures, name="eval")
     return app
 
 
@@ -90,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         pyllm.tune_allocator()
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr] # any text on any terminal
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = typer.main.get_command(application()).main(words, prog_name="pyllm", standalone_mode=False)

@@ -16,7 +16,10 @@ def bench(
         Path | None, typer.Option("--json", help="Also save every number.", metavar="FILE")
     ] = None,
 ) -> None:
-    """Measure ops beside plain PyTorch and torch.compile, interleaved in one run.
+    """Measure ops beside plain PyTorch and torch.compile.
+
+    All contenders run interleaved in this process; medians are shown, also where pyllm loses. Percentages are of the
+    memory bandwidth and the arithmetic rate measured at the start.
 
     Example:
         pyllm bench rms_norm swiglu --json bench.json

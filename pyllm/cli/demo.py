@@ -22,7 +22,11 @@ def demo(
     ] = None,
     seconds: Annotated[float, typer.Option(help="Length of the pre-training.")] = 90.0,
 ) -> None:
-    """Train a tokenizer and a small model from nothing, then talk to a real one: about four minutes.
+    """Train a tokenizer and a small model, then ask a real one.
+
+    Takes about four minutes. Each step prints the command that does the same alone. Nothing is canned: numbers and
+    texts are what this machine makes. The chat model comes from the package index and is kept in the user's cache
+    (PYLLM_CACHE).
 
     Example:
         pyllm demo

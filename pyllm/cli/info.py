@@ -10,7 +10,7 @@ import typer
 def info(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show what runs where: instruction sets, kernels, threads, devices, versions.
+    """Show what runs where: instruction sets, kernels, versions.
 
     Example:
         pyllm info

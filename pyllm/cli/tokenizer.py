@@ -11,9 +11,15 @@ from pyllm.cli.terminal import read_standard_input
 
 
 def train(
-    data: Annotated[list[Path], typer.Option(help="Text files and folders; .jsonl and .gz are understood.")],
     vocab_size: Annotated[int, typer.Option(help="Ids there shall be, bytes and special tokens included.")],
     out: Annotated[Path, typer.Option(help="The tokenizer.json to write, or a folder for it.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Text files and folders; .jsonl and .gz too (default: Python's standard library).",
+            metavar="PATH...",
+        ),
+    ] = None,
     pattern: Annotated[
         str, typer.Option(help="Pretokenizer: gpt2, gpt4, o200k, llama3, qwen2, smollm or none.")
     ] = "gpt4",
@@ -28,11 +34,13 @@ def train(
     """
     from pyllm import Tokenizer
     from pyllm.cli.progress import progress_bar
+    from pyllm.data import read_pieces
 
+    sources = data or (piece.text.encode() for piece in read_pieces([]))
     special_tokens = ["<|endoftext|>"] if special_token is None else special_token
     with progress_bar() as show:
         tokenizer = Tokenizer.train(
-            data, vocab_size, pattern=pattern, special_tokens=special_tokens, on_progress=show
+            sources, vocab_size, pattern=pattern, special_tokens=special_tokens, on_progress=show
         )
     tokenizer.save(out)
     print(f"{tokenizer.vocab_size} tokens in {out}")

@@ -5,9 +5,10 @@ Every step is also a command of its own, which is printed; nothing is canned.
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ VOCABULARY = 8192
 SIGNATURE = "def read_lines(path, encoding=None):"
 QUESTION = "What is the capital of France?"
 _PROMPT_CHARACTERS = 40
+_SAMPLED_PIECES = 64
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,20 @@ class Demo:
     model: Path | None
     console: Console
 
-    def announce(self, number: int, title: str, command: Sequence[str]) -> None:
-        """Says what comes, and the command that does the same."""
-        self.console.print(f"\n[bold]{number}  {title}[/bold]")
-        self.console.print(f"   $ pyllm {shlex.join(command)}", style="dim", markup=False, highlight=False)
+    def announce(self, number: int, title: str) -> None:
+        self.console.print(f"\n{number}  {title}", style="bold", markup=False)
+
+    def show_command(self, *words: str) -> None:
+        """The command that does what the step does."""
+        self.console.print(f"   $ pyllm {shlex.join(words)}", style="dim", markup=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        self.console.print(f"   {text}", markup=False, highlight=False)
+        self.console.print(f"   {text}", markup=False, soft_wrap=True)
+
+    def write(self, text: str) -> None:
+        """Text of a model, as it is."""
+        self.console.file.write(text)
+        self.console.file.flush()
 
 
 def run_demo(
@@ -94,28 +103,41 @@ def train_tokenizer(demo: Demo) -> Step:
     """Byte-level BPE on the data, saved as tokenizer.json."""
     from pyllm.data import read_pieces
     from pyllm.tokenizers import Tokenizer
+    from pyllm.training.report import spinner
 
-    source = "your text" if demo.data else "the sources of Python's standard library"
     file = demo.out / "tokenizer.json"
-    demo.announce(
-        1,
-        f"A byte-level BPE tokenizer, trained on {source}",
-        ["tokenizer", "train", *_data_words(demo), "--vocab-size", str(VOCABULARY), "--out", str(file)],
+    source = "your text" if demo.data else "the sources of Python's standard library"
+    demo.announce(1, f"A byte-level BPE tokenizer, trained on {source}")
+    demo.show_command(
+        "tokenizer", "train", *_data_words(demo), "--vocab-size", str(VOCABULARY), "--out", str(file)
     )
+    characters = {"reading": 0}
     start = time.perf_counter()
-    texts = [piece.text.encode() for piece in read_pieces(demo.data)]
-    tokenizer = Tokenizer.train(texts, VOCABULARY, special_tokens=("<|endoftext|>",))
+    sources = [Path(path) for path in demo.data] or (piece.text.encode() for piece in read_pieces([]))
+    with spinner(f"training a tokenizer of {VOCABULARY:,} tokens"):
+        tokenizer = Tokenizer.train(
+            sources,
+            VOCABULARY,
+            special_tokens=("<|endoftext|>",),
+            on_progress=lambda phase, done, total: characters.update({phase: done}),
+        )
     tokenizer.save(file)
     seconds = time.perf_counter() - start
-    size = sum(map(len, texts))
-    sample = texts[:: max(1, len(texts) // 100)]
-    per_token = sum(map(len, sample)) / max(
-        1, sum(tokenizer.count(text, disallowed_special=()) for text in sample)
+    millions = characters["reading"] / 1e6
+    result = (
+        f"{tokenizer.vocab_size:,} tokens, {_bytes_per_token(demo, tokenizer):.2f} bytes of text per token"
     )
-    result = f"{tokenizer.vocab_size:,} tokens, {per_token:.2f} bytes of text per token"
-    demo.say(f"{size / 1e6:.1f} MB of text -> {result}, {seconds:.1f} s")
+    demo.say(f"{millions:.1f} million characters -> {result}, {seconds:.1f} s")
     _show_tokens(demo, tokenizer)
-    return Step("tokenizer", result, seconds, f"{size / 1e6 / seconds:.1f} MB/s")
+    return Step("tokenizer", result, seconds, f"{millions / seconds:.1f} M characters/s")
+
+
+def _bytes_per_token(demo: Demo, tokenizer: Tokenizer) -> float:
+    """Compression, measured on the first pieces of the data."""
+    from pyllm.data import read_pieces
+
+    texts = [piece.text.encode() for piece in itertools.islice(read_pieces(demo.data), _SAMPLED_PIECES)]
+    return sum(map(len, texts)) / sum(tokenizer.count(text, disallowed_special=()) for text in texts)
 
 
 def _show_tokens(demo: Demo, tokenizer: Tokenizer) -> None:
@@ -137,11 +159,7 @@ def pretrain_model(demo: Demo) -> Step:
     from pyllm.training.report import StepReport
 
     tokenizer = str(demo.out / "tokenizer.json")
-    demo.announce(
-        2,
-        f"A LLaMA-style model, pre-trained from nothing for {demo.seconds:.0f} seconds",
-        ["pretrain", *_data_words(demo), "--tokenizer", tokenizer, "--out", str(demo.out), "--steps", "N"],
-    )
+    demo.announce(2, f"A LLaMA-style model, pre-trained from nothing for {demo.seconds:.0f} seconds")
     reports: list[StepReport] = []
     start = time.perf_counter()
     config = PretrainingConfig(
@@ -153,6 +171,8 @@ def pretrain_model(demo: Demo) -> Step:
     )
     done = pretrain(config, callbacks=[reports.append])
     seconds = time.perf_counter() - start
+    words = ["--tokenizer", tokenizer, "--out", str(demo.out), "--steps", str(done.training.step)]
+    demo.show_command("pretrain", *_data_words(demo), *words)
     evaluations = [(report.step, report.eval_loss) for report in reports if report.eval_loss is not None]
     demo.say(
         f"{done.parameters / 1e6:.1f} M parameters, {done.train_tokens / 1e6:.1f} M tokens of text to learn from"
@@ -173,7 +193,8 @@ def continue_text(demo: Demo) -> Step:
     prompt = _beginning(demo.data) if demo.data else SIGNATURE
     options = {"max_new_tokens": 96, "temperature": 0.7, "top_p": 0.9, "seed": 1}
     words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-    demo.announce(3, "Its text", ["generate", "--model", str(demo.out), "--prompt", prompt, *words])
+    demo.announce(3, "Loaded again, it continues a text")
+    demo.show_command("generate", "--model", str(demo.out), "--prompt", prompt, *words)
     model = pyllm.load(demo.out)
     return _stream(demo, "generation", model, prompt, pyllm.GenerationConfig(**options), shown=prompt)
 
@@ -181,11 +202,9 @@ def continue_text(demo: Demo) -> Step:
 def ask_chat_model(demo: Demo) -> Step:
     """Loads a real chat checkpoint with our reader, tokenizer, template and model, and asks it a question."""
     import pyllm
-    from pyllm.demo.chat_model import FILE, PACKAGE, VERSION, chat_model_file
+    from pyllm.demo.chat_model import PACKAGE, VERSION, chat_model_file
 
-    title = f"A real chat model: {demo.model or FILE}"
-    command = ["generate", "--model", str(demo.model or FILE), "--chat", "--prompt", QUESTION]
-    demo.announce(4, title, command)
+    demo.announce(4, "A real chat model answers")
     start = time.perf_counter()
     try:
         if demo.model is None:
@@ -198,7 +217,8 @@ def ask_chat_model(demo: Demo) -> Step:
         demo.say("Without a network, get a chat model as GGUF elsewhere and run: pyllm demo --model FILE")
         return Step("chat", "skipped: no model, see above", time.perf_counter() - start, "-")
     model = pyllm.load(path)
-    demo.say(f"loaded in {time.perf_counter() - start:.1f} s: {path}")
+    demo.show_command("generate", "--model", str(path), "--chat", "--prompt", QUESTION)
+    demo.say(f"loaded in {time.perf_counter() - start:.1f} s")
     messages = [{"role": "user", "content": QUESTION}]
     config = pyllm.GenerationConfig(max_new_tokens=64)
     return _stream(demo, "chat", model, messages, config, shown=f"{QUESTION}\n")
@@ -208,16 +228,13 @@ def _stream(
     demo: Demo, name: str, model: Model, prompt: Prompt, config: GenerationConfig, *, shown: str
 ) -> Step:
     """Shows the prompt, then the model's text as it is made."""
-    show: Callable[..., None] = demo.console.print
-    show()
-    show(shown, style="bold", end="", markup=False, soft_wrap=True)
+    demo.console.print(f"\n{shown}", style="bold", end="", markup=False, soft_wrap=True)
     start = time.perf_counter()
     stream = model.stream(prompt, config)
     for piece in stream:
-        show(piece, end="", markup=False, soft_wrap=True)
-        demo.console.file.flush()
+        demo.write(piece)
     seconds = time.perf_counter() - start
-    show()
+    demo.write("\n")
     count = len(stream.completion.token_ids)
     return Step(name, f"{count} tokens", seconds, f"{count / seconds:.1f} tokens/s")
 
