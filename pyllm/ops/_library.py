@@ -68,11 +68,12 @@ def register_autograd(name: str, backward: Callable[..., Any], setup_context: Ca
         torch.library.register_autograd(f"pyllm::{name}", backward, setup_context=setup_context)
 
 
-def register_autocast(name: str, *, lower: bool) -> None:
+def register_autocast(name: str, *, lower: bool, keep: tuple[int, ...] = ()) -> None:
     """Gives `pyllm::name` an autocast rule.
 
     lower=True casts floating-point tensors to the autocast dtype (products of matrices); lower=False casts them to the
-    dtype of the first argument (norms and activations, which follow their input).
+    dtype of the first argument (norms and activations, which follow their input). The arguments at the places in `keep`
+    stay as they are.
     """
     if not LOADED:
         return
@@ -81,7 +82,7 @@ def register_autocast(name: str, *, lower: bool) -> None:
     def autocast_kernel(*args: Any) -> Any:
         dtype = torch.get_autocast_dtype("cpu") if lower else args[0].dtype
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)):
-            return op(*(_cast(arg, dtype) for arg in args))
+            return op(*(arg if i in keep else _cast(arg, dtype) for i, arg in enumerate(args)))
 
     _fragment.impl(name, autocast_kernel, "AutocastCPU")
 

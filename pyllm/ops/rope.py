@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,8 @@ def rope(
         k: (batch, kv_heads, len, head_dim), dtype of q; any strides.
         cos, sin: (positions, rotary_dim / 2), rotary_dim <= head_dim; one dtype, float32 or that of q. They get no
             gradient.
-        position_ids: integers, (len,) or (batch, len): the row of cos and sin for each token; 0 .. len - 1 if None.
+        position_ids: integers, (len,), (1, len) or (batch, len): each token's row of cos and sin; 0 .. len - 1
+            if None.
         interleaved: how components pair up, see above.
 
     Returns:
@@ -38,8 +41,19 @@ def rope(
         ValueError: shapes do not fit. TypeError: dtypes do not fit. IndexError: a position has no row in cos and sin.
     """
     _check(q, k, cos, sin, position_ids)
-    _check_positions(position_ids, cos)
-    return rope_reference(q, k, cos, sin, position_ids=position_ids, interleaved=interleaved)
+    if not _library.has_kernels(q):
+        _check_positions(position_ids, cos)
+        return rope_reference(q, k, cos, sin, position_ids=position_ids, interleaved=interleaved)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    positions = None if position_ids is None else position_ids.long()
+    arguments = (q, k, cos.to(wide), sin.to(wide), positions, interleaved, False)
+    try:
+        return torch.ops.pyllm.rope.default(*arguments)
+    except RuntimeError:
+        _check_positions(
+            position_ids, cos
+        )  # the kernel checks them too: here only to say it as an IndexError
+        raise
 
 
 def rope_reference(
@@ -93,9 +107,9 @@ def _check(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor 
                 f"rope: cos and sin have {cos.shape[0]} positions, q has {q.shape[2]}; pass position_ids or "
                 "longer tables"
             )
-    elif position_ids.shape not in (q.shape[2:3], (q.shape[0], q.shape[2])):
+    elif position_ids.shape not in ((q.shape[2],), (1, q.shape[2]), (q.shape[0], q.shape[2])):
         raise ValueError(
-            f"rope: position_ids must have shape (len,) or (batch, len) = {(q.shape[0], q.shape[2])}, got "
+            f"rope: position_ids must have shape (len,), (1, len) or (batch, len) = {(q.shape[0], q.shape[2])}, got "
             f"{tuple(position_ids.shape)}"
         )
     _check_dtypes(q, k, cos, sin, position_ids)
@@ -120,3 +134,31 @@ def _check_positions(position_ids: Tensor | None, cos: Tensor) -> None:
         raise IndexError(
             f"rope: position_ids must lie in [0, {cos.shape[0]}), the rows of cos and sin, got {low} to {high}"
         )
+
+
+@_library.register_fake("rope")
+def _(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    position_ids: Tensor | None,
+    interleaved: bool,
+    inverse: bool,
+) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, _, cos, sin, position_ids, ctx.interleaved, ctx.inverse = inputs
+    ctx.save_for_backward(cos, sin, position_ids)
+
+
+def _backward(ctx: Any, grad_q: Tensor, grad_k: Tensor) -> tuple[Tensor | None, ...]:
+    """A rotation's gradient is the rotation by the opposite angles."""
+    grads = torch.ops.pyllm.rope.default(grad_q, grad_k, *ctx.saved_tensors, ctx.interleaved, not ctx.inverse)
+    return (*grads, None, None, None, None, None)
+
+
+_library.register_autograd("rope", _backward, _setup)
+_library.register_autocast("rope", lower=False, keep=(2, 3))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -41,7 +43,9 @@ def glu(gate: Tensor, up: Tensor, activation: str = "silu") -> Tensor:
         ValueError: shapes differ, or the activation is unknown. TypeError: dtypes do not fit.
     """
     _check(gate, up, activation)
-    return glu_reference(gate, up, activation)
+    if not _library.has_kernels(gate):
+        return glu_reference(gate, up, activation)
+    return torch.ops.pyllm.glu.default(gate, up, activation)
 
 
 def glu_reference(gate: Tensor, up: Tensor, activation: str = "silu") -> Tensor:
@@ -62,3 +66,27 @@ def _check(gate: Tensor, up: Tensor, activation: str) -> None:
         raise ValueError(f"glu: up must have the shape of gate, {tuple(gate.shape)}, got {tuple(up.shape)}")
     if up.dtype != gate.dtype and not torch.is_autocast_enabled(gate.device.type):
         raise TypeError(f"glu: up must have the dtype of gate, {gate.dtype}, got {up.dtype}")
+
+
+@_library.register_fake("glu")
+def _(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    return gate.new_empty(gate.shape)
+
+
+@_library.register_fake("glu_backward")
+def _(grad_out: Tensor, gate: Tensor, up: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+    return gate.new_empty(gate.shape), gate.new_empty(gate.shape)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    gate, up, ctx.activation = inputs
+    ctx.save_for_backward(gate, up)
+
+
+def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    grad_gate, grad_up = torch.ops.pyllm.glu_backward.default(grad_out, *ctx.saved_tensors, ctx.activation)
+    return grad_gate, grad_up, None
+
+
+_library.register_autograd("glu", _backward, _setup)
+_library.register_autocast("glu", lower=False)

@@ -1,0 +1,88 @@
+#include "ops/swiglu/swiglu.h"
+
+#include <tuple>
+
+#include "bindings/torch/tensor.h"
+
+namespace pyllm::binding {
+namespace {
+
+constexpr const char* kOp = "glu";
+
+using pyllm::swiglu::Activation;
+
+Activation parse(const std::string& activation) {
+  if (activation == "silu") return Activation::silu;
+  if (activation == "gelu") return Activation::gelu;
+  check(activation == "gelu_tanh", kOp, "activation must be silu, gelu or gelu_tanh");
+  return Activation::gelu_tanh;
+}
+
+void check_like(const Tensor& gate, const Tensor& other, const char* argument) {
+  check_same_shape(gate, other, kOp, argument);
+  check_same_dtype(gate, other, kOp, argument);
+}
+
+// Last dimension; 1 for a scalar.
+int64_t columns_of(const Tensor& x) { return x.dim() == 0 ? 1 : x.size(x.dim() - 1); }
+
+// x itself if its rows lie at one stride with unit stride inside, otherwise a contiguous copy.
+Tensor regular(const Tensor& x) {
+  if (x.is_contiguous()) return x;
+  bool one_stride = x.dim() >= 2 && x.stride(x.dim() - 1) == 1;
+  for (int64_t i = 0; one_stride && i + 2 < x.dim(); ++i) {
+    one_stride = x.stride(i) == x.stride(i + 1) * x.size(i + 1);
+  }
+  return one_stride ? x : torch::stable::contiguous(x);
+}
+
+pyllm::swiglu::Input input(const Tensor& x) {
+  return {.data = x.const_data_ptr(),
+          .row_stride = x.is_contiguous() ? columns_of(x) : x.stride(x.dim() - 2)};
+}
+
+Tensor glu(const Tensor& gate_any, const Tensor& up_any, std::string activation) {
+  check_like(gate_any, up_any, "up");
+  const Tensor gate = regular(gate_any), up = regular(up_any);
+  Tensor out = empty(gate, shape_of(gate));
+  pyllm::swiglu::forward({.dtype = dtype_of(gate, kOp, "gate"),
+                          .activation = parse(activation),
+                          .rows = rows_of(gate),
+                          .columns = columns_of(gate),
+                          .gate = input(gate),
+                          .up = input(up),
+                          .out = out.mutable_data_ptr()});
+  return out;
+}
+
+std::tuple<Tensor, Tensor> glu_backward(const Tensor& grad_any, const Tensor& gate_any, const Tensor& up_any,
+                                        std::string activation) {
+  check_like(gate_any, grad_any, "grad_out");
+  check_like(gate_any, up_any, "up");
+  const Tensor grad_out = regular(grad_any), gate = regular(gate_any), up = regular(up_any);
+  Tensor grad_gate = empty(gate, shape_of(gate)), grad_up = empty(gate, shape_of(gate));
+  pyllm::swiglu::backward({.dtype = dtype_of(gate, kOp, "gate"),
+                           .activation = parse(activation),
+                           .rows = rows_of(gate),
+                           .columns = columns_of(gate),
+                           .grad_out = input(grad_out),
+                           .gate = input(gate),
+                           .up = input(up),
+                           .grad_gate = grad_gate.mutable_data_ptr(),
+                           .grad_up = grad_up.mutable_data_ptr()});
+  return {grad_gate, grad_up};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
+  m.def("glu(Tensor gate, Tensor up, str activation) -> Tensor");
+  m.def("glu_backward(Tensor grad_out, Tensor gate, Tensor up, str activation) -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) {
+  m.impl("glu", TORCH_BOX(&glu));
+  m.impl("glu_backward", TORCH_BOX(&glu_backward));
+}
+
+}  // namespace pyllm::binding

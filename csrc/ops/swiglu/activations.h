@@ -1,0 +1,89 @@
+// Activations on vectors: value and slope together, since backward needs both and they share an exponential.
+#pragma once
+
+#include "core/exp2.h"
+#include "ops/swiglu/swiglu.h"
+
+namespace pyllm::swiglu {
+namespace {
+
+struct Activated {
+  Vec value, slope;
+};
+
+// s = 1 / (1 + e^-a) and s (1 - s), from e^-|a| so that neither suffers cancellation.
+struct Logistic {
+  Vec value, slope;
+};
+inline Logistic logistic(Vec a) {
+  const Vec e = exp(zero() - abs(a));
+  const Vec upper = set1(1.0f) / (set1(1.0f) + e), lower = e * upper;
+  return {select(less(a, zero()), lower, upper), lower * upper};
+}
+
+struct Silu {
+  static Activated activate(Vec g) {
+    const Logistic s = logistic(g);
+    return {g * s.value, fma(g, s.slope, s.value)};
+  }
+};
+
+struct GeluTanh {
+  // (1 + tanh(u)) / 2 = sigmoid(2 u), which keeps its accuracy where tanh(u) is near -1. Beyond 13 the
+  // sigmoid is 0 or 1 in float; the clamp keeps the cube finite and lets NaN through.
+  static Activated activate(Vec g) {
+    const Vec x = min(set1(13.0f), max(set1(-13.0f), g));
+    const Vec square = x * x;
+    const Vec scale = set1(static_cast<float>(2 * kSqrtTwoOverPi));
+    const Logistic s = logistic(scale * x * fma(square, set1(static_cast<float>(kCubic)), set1(1.0f)));
+    const Vec argument_slope = scale * fma(square, set1(static_cast<float>(3 * kCubic)), set1(1.0f));
+    return {g * s.value, fma(x * s.slope, argument_slope, s.value)};
+  }
+};
+
+// Phi(-x) / exp(-x^2 / 2) for x >= 0 is t Q(t) with t = 1 / (1 + 0.35 x), the form of Abramowitz and
+// Stegun 26.2.17; Q fitted by us, degree 8 at Chebyshev nodes for x <= 14: relative error 4e-8, 3e-7 with
+// float rounding.
+inline Vec scaled_normal_tail(Vec x) {
+  const Vec t = set1(1.0f) / fma(x, set1(0.35f), set1(1.0f));
+  Vec q = set1(-2.9552569423790285e-2f);
+  q = fma(q, t, set1(1.4589250699465967e-1f));
+  q = fma(q, t, set1(-2.5954764983971150e-1f));
+  q = fma(q, t, set1(1.6337919551338612e-1f));
+  q = fma(q, t, set1(-2.5870835333332240e-2f));
+  q = fma(q, t, set1(1.0661400020211798e-1f));
+  q = fma(q, t, set1(1.1957015144619268e-1f));
+  q = fma(q, t, set1(1.3989555693602077e-1f));
+  q = fma(q, t, set1(1.3961962492070545e-1f));
+  return t * q;
+}
+
+// Phi(x) - 1/2 for |x| <= 1 by its Taylor series, truncated at 1e-9.
+inline Vec normal_center(Vec x) {
+  const Vec square = x * x;
+  Vec center = set1(2.273529824e-09f);
+  center = fma(center, square, set1(-4.122667415e-08f));
+  center = fma(center, square, set1(6.659693516e-07f));
+  center = fma(center, square, set1(-9.444656260e-06f));
+  center = fma(center, square, set1(1.154346876e-04f));
+  center = fma(center, square, set1(-1.187328215e-03f));
+  center = fma(center, square, set1(9.973557010e-03f));
+  center = fma(center, square, set1(-6.649038007e-02f));
+  center = fma(center, square, set1(3.989422804e-01f));
+  return center * x;
+}
+
+struct Gelu {
+  static Activated activate(Vec g) {
+    const Vec x = abs(g);
+    const Vec gauss = exp(set1(-0.5f) * x * x);
+    const Vec tail = gauss * scaled_normal_tail(x);
+    const Vec outside = select(less(g, zero()), tail, set1(1.0f) - tail);
+    const Vec cdf = select(less(x, set1(1.0f)), set1(0.5f) + normal_center(g), outside);
+    const Vec density = gauss * set1(0.3989422804f);
+    return {g * cdf, fma(g, density, cdf)};
+  }
+};
+
+}  // namespace
+}  // namespace pyllm::swiglu
