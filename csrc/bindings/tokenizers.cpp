@@ -1,0 +1,281 @@
+// pybind11 module pyllm._tokenizers: the tokenizer core for Python. The GIL is released while texts are worked on.
+#include <pybind11/functional.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../tokenizers/character_class.h"
+#include "../tokenizers/normalize.h"
+#include "../tokenizers/threads.h"
+#include "../tokenizers/tokenizer.h"
+#include "../tokenizers/trainer.h"
+
+namespace py = pybind11;
+
+namespace pyllm::tokenizers {
+namespace {
+
+// The UTF-8 of a str, or the bytes of a bytes object, without a copy; the Python object must outlive the view. Lone
+// surrogates, which UTF-8 cannot hold, are repaired as tiktoken does: pairs join, the rest becomes U+FFFD.
+class TextView {
+ public:
+  explicit TextView(py::handle text) {
+    if (PyBytes_Check(text.ptr())) {
+      view_ = {PyBytes_AS_STRING(text.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(text.ptr()))};
+    } else if (PyUnicode_Check(text.ptr())) {
+      view_unicode(text);
+    } else {
+      throw py::type_error("text: expected str or bytes, got " +
+                           py::str(py::type::handle_of(text).attr("__name__")).cast<std::string>());
+    }
+  }
+
+  std::string_view get() const { return view_; }
+
+ private:
+  void view_unicode(py::handle text) {
+    Py_ssize_t size = 0;
+    const char* data = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
+    if (data == nullptr) {
+      if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) throw py::error_already_set();
+      PyErr_Clear();
+      repaired_ = text.attr("encode")("utf-16", "surrogatepass").attr("decode")("utf-16", "replace");
+      data = PyUnicode_AsUTF8AndSize(repaired_.ptr(), &size);
+      if (data == nullptr) throw py::error_already_set();
+    }
+    view_ = {data, static_cast<size_t>(size)};
+  }
+
+  py::object repaired_;
+  std::string_view view_;
+};
+
+std::vector<std::string_view> views_of(const std::vector<TextView>& texts) {
+  std::vector<std::string_view> views;
+  for (const TextView& text : texts) views.push_back(text.get());
+  return views;
+}
+
+std::vector<TextView> texts_of(const py::list& texts) {
+  std::vector<TextView> views;
+  views.reserve(texts.size());
+  for (const py::handle text : texts) views.emplace_back(text);
+  return views;
+}
+
+py::list list_of(const std::vector<TokenId>& ids) {
+  py::list result(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    PyObject* number = PyLong_FromUnsignedLong(ids[i]);
+    if (number == nullptr) throw py::error_already_set();
+    PyList_SET_ITEM(result.ptr(), static_cast<Py_ssize_t>(i), number);
+  }
+  return result;
+}
+
+py::array_t<uint32_t> array_of(std::vector<TokenId> ids) {
+  auto owner = std::make_unique<std::vector<TokenId>>(std::move(ids));
+  std::vector<TokenId>* raw = owner.get();
+  const py::capsule base(owner.release(), [](void* p) { delete static_cast<std::vector<TokenId>*>(p); });
+  return py::array_t<uint32_t>(static_cast<py::ssize_t>(raw->size()), raw->data(), base);
+}
+
+int64_t id_at(const py::list& ids, size_t index) {
+  const long long id = PyLong_AsLongLong(PyList_GET_ITEM(ids.ptr(), static_cast<Py_ssize_t>(index)));
+  if (id == -1 && PyErr_Occurred()) {
+    if (!PyErr_ExceptionMatches(PyExc_OverflowError)) throw py::error_already_set();
+    PyErr_Clear();
+    throw std::invalid_argument("ids: the number at index " + std::to_string(index) + " has no token");
+  }
+  return id;
+}
+
+// tokens: list of bytes or None, by id. merges: (n, 3) ids of left, right and merged, by rank; None: ranked by id.
+BytePairDefinition byte_pairs_of(const py::list& tokens, const py::object& merges, bool ignore_merges) {
+  BytePairDefinition definition;
+  for (const py::handle token : tokens) {
+    definition.present.push_back(!token.is_none());
+    definition.tokens.push_back(token.is_none() ? std::string_view() : TextView(token).get());
+  }
+  definition.mergeable.assign(definition.tokens.size(), true);
+  definition.ignore_merges = ignore_merges;
+  definition.ranked_by_id = merges.is_none();
+  if (merges.is_none()) return definition;
+  const auto rows = merges.cast<py::array_t<uint32_t, py::array::c_style | py::array::forcecast>>();
+  if (rows.ndim() != 2 || rows.shape(1) != 3) throw std::invalid_argument("merges: expected an array of shape (n, 3)");
+  const auto at = rows.unchecked<2>();
+  for (py::ssize_t i = 0; i < rows.shape(0); ++i) {
+    definition.merges.push_back({at(i, 0), at(i, 1), at(i, 2), static_cast<uint32_t>(i)});
+  }
+  return definition;
+}
+
+// (content, id, special, lstrip, rstrip, single_word, normalized)
+using AddedTokenFields = std::tuple<std::string, TokenId, bool, bool, bool, bool, bool>;
+
+class Encoding {
+ public:
+  Encoding(const py::list& tokens, const py::object& merges, bool ignore_merges, std::string grammar, bool nfc,
+           const std::vector<AddedTokenFields>& added_tokens) {
+    TokenizerDefinition definition{byte_pairs_of(tokens, merges, ignore_merges), std::move(grammar), nfc, {}};
+    for (const auto& [content, id, special, lstrip, rstrip, single_word, normalized] : added_tokens) {
+      definition.added_tokens.push_back({content, id, special, lstrip, rstrip, single_word, normalized});
+      auto& mergeable = definition.byte_pairs.mergeable;
+      if (special && id < mergeable.size()) mergeable[id] = false;
+    }
+    const py::gil_scoped_release release;
+    tokenizer_ = std::make_unique<Tokenizer>(std::move(definition));
+  }
+
+  // matched: one flag for every added token, or None for all.
+  EncodeOptions options(const std::optional<std::vector<bool>>& matched,
+                        const std::vector<std::pair<size_t, size_t>>& plain) const {
+    const size_t count = tokenizer_->added_tokens().size();
+    EncodeOptions result{matched.value_or(TokenFilter(count, true)), {}};
+    if (result.matched.size() != count) {
+      throw std::invalid_argument("matched: expected " + std::to_string(count) + " flags");
+    }
+    for (const auto& [begin, end] : plain) result.plain.push_back({begin, end});
+    return result;
+  }
+
+  std::vector<TokenId> encode(const py::object& text, const EncodeOptions& options) const {
+    const TextView view(text);
+    std::vector<TokenId> ids;
+    const py::gil_scoped_release release;
+    tokenizer_->encode(view.get(), options, ids);
+    return ids;
+  }
+
+  py::list encode_batch(const py::list& texts, const EncodeOptions& options, size_t num_threads) const {
+    const std::vector<TextView> views = texts_of(texts);
+    std::vector<std::vector<TokenId>> rows(views.size());
+    {
+      const py::gil_scoped_release release;
+      parallel_for_each(views.size(), num_threads, [&](size_t, size_t i) {
+        tokenizer_->encode(views[i].get(), options, rows[i]);
+      });
+    }
+    py::list result;
+    for (const auto& row : rows) result.append(list_of(row));
+    return result;
+  }
+
+  std::optional<std::string> find_added(const py::object& text, const TokenFilter& filter) const {
+    if (filter.size() != tokenizer_->added_tokens().size()) throw std::invalid_argument("filter: wrong length");
+    const TextView view(text);
+    const AddedToken* token = tokenizer_->find_added(view.get(), filter);
+    return token == nullptr ? std::nullopt : std::optional(token->content);
+  }
+
+  py::bytes decode(const py::list& ids) const {
+    std::string bytes;
+    for (size_t i = 0; i < ids.size(); ++i) tokenizer_->decode(id_at(ids, i), bytes);
+    return py::bytes(bytes);
+  }
+
+  // (n, 3): left, right, merged, by ascending rank.
+  py::array_t<uint32_t> merges() const {
+    std::vector<TokenId> flat;
+    for (const MergeRule& rule : tokenizer_->byte_pairs().merges()) {
+      flat.insert(flat.end(), {rule.left, rule.right, rule.merged});
+    }
+    return array_of(std::move(flat)).reshape({py::ssize_t{-1}, py::ssize_t{3}});
+  }
+
+ private:
+  std::unique_ptr<Tokenizer> tokenizer_;
+};
+
+class Training {
+ public:
+  Training(const std::string& grammar, const std::vector<std::string>& boundaries) : counter_(grammar, boundaries) {}
+
+  void add(const py::list& texts, size_t num_threads) {
+    const std::vector<TextView> views = texts_of(texts);
+    const py::gil_scoped_release release;
+    counter_.add(views_of(views), num_threads);
+  }
+
+  // -> (tokens, (n, 3) ids of left, right and merged)
+  py::tuple run(size_t vocab_size, const std::optional<std::function<void(size_t, size_t)>>& progress) {
+    const auto report = [&](size_t done, size_t total) {
+      const py::gil_scoped_acquire acquire;
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      if (progress) (*progress)(done, total);
+    };
+    TrainedBytePairs trained;
+    {
+      const py::gil_scoped_release release;
+      trained = train_byte_pairs(counter_.pieces(), vocab_size, report);
+    }
+    py::list tokens;
+    for (const std::string& token : trained.tokens) tokens.append(py::bytes(token));
+    std::vector<TokenId> flat;
+    for (const TrainedMerge& merge : trained.merges) flat.insert(flat.end(), {merge.left, merge.right, merge.merged});
+    return py::make_tuple(tokens, array_of(std::move(flat)).reshape({py::ssize_t{-1}, py::ssize_t{3}}));
+  }
+
+ private:
+  PieceCounter counter_;
+};
+
+// Byte positions (begin, end) of the pieces.
+std::vector<std::pair<size_t, size_t>> pretokenize(const std::string& grammar, const py::object& text) {
+  const TextView view(text);
+  std::vector<std::pair<size_t, size_t>> pieces;
+  for_each_piece(find_pretokenizer(grammar), view.get(), [&](std::string_view piece) {
+    const size_t begin = static_cast<size_t>(piece.data() - view.get().data());
+    pieces.emplace_back(begin, begin + piece.size());
+  });
+  return pieces;
+}
+
+}  // namespace
+}  // namespace pyllm::tokenizers
+
+PYBIND11_MODULE(_tokenizers, m) {
+  using namespace pyllm::tokenizers;
+  m.doc() = "Tokenizer core of pyllm (C++). Use pyllm.tokenizers.";
+  m.attr("unicode_version") = kUnicodeVersion;
+
+  py::class_<EncodeOptions>(m, "EncodeOptions");
+  py::class_<Encoding>(m, "Encoding")
+      .def(py::init<const py::list&, const py::object&, bool, std::string, bool,
+                    const std::vector<AddedTokenFields>&>(),
+           py::arg("tokens"), py::arg("merges"), py::arg("ignore_merges"), py::arg("grammar"), py::arg("nfc"),
+           py::arg("added_tokens"))
+      .def("options", &Encoding::options, py::arg("matched"), py::arg("plain") = py::list())
+      .def("encode",
+           [](const Encoding& self, const py::object& text, const EncodeOptions& options) {
+             return list_of(self.encode(text, options));
+           })
+      .def("encode_to_numpy",
+           [](const Encoding& self, const py::object& text, const EncodeOptions& options) {
+             return array_of(self.encode(text, options));
+           })
+      .def("count", [](const Encoding& self, const py::object& text,
+                       const EncodeOptions& options) { return self.encode(text, options).size(); })
+      .def("encode_batch", &Encoding::encode_batch, py::arg("texts"), py::arg("options"), py::arg("num_threads"))
+      .def("find_added", &Encoding::find_added)
+      .def("decode", &Encoding::decode)
+      .def("merges", &Encoding::merges);
+
+  py::class_<Training>(m, "Training")
+      .def(py::init<const std::string&, const std::vector<std::string>&>(), py::arg("grammar"),
+           py::arg("boundaries"))
+      .def("add", &Training::add, py::arg("texts"), py::arg("num_threads"))
+      .def("run", &Training::run, py::arg("vocab_size"), py::arg("progress"));
+
+  m.def("pretokenize", &pretokenize, py::arg("grammar"), py::arg("text"));
+  m.def("normalize_nfc", [](const py::object& text) { return py::bytes(normalize_nfc(TextView(text).get())); });
+  m.def("word_character", [](uint32_t code_point) {
+    return (class_set(CharacterTable::instance().class_of(code_point)) & kWordCharacters) != 0;
+  });
+}

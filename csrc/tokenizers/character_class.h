@@ -1,0 +1,75 @@
+// Character classes of the pretokenizer grammars, Unicode 16.0 (the version of tiktoken's and tokenizers' regexes).
+#pragma once
+
+#include <cstdint>
+
+#include "utf8.h"
+
+namespace pyllm::tokenizers {
+
+inline constexpr const char* kUnicodeVersion = "16.0.0";
+
+// Disjoint; the order is that of unicode/generate_tables.py.
+enum class CharacterClass : uint8_t {
+  other,    // none of the following: punctuation, symbols, controls, unassigned, bytes that are not UTF-8
+  word,     // \w outside of letters, marks and numbers: connectors, joiners, circled letters
+  upper,    // Lu, Lt
+  lower,    // Ll
+  letter,   // Lm, Lo
+  mark,     // M
+  digit,    // Nd, Nl
+  number,   // No
+  space,    // White_Space but for the next
+  newline,  // \r \n
+};
+
+// A set of classes, one bit each.
+using ClassSet = uint32_t;
+
+constexpr ClassSet class_set(CharacterClass c) { return ClassSet{1} << static_cast<int>(c); }
+
+template <typename... Rest>
+constexpr ClassSet class_set(CharacterClass first, Rest... rest) {
+  return class_set(first) | class_set(rest...);
+}
+
+inline constexpr ClassSet kLetters = class_set(CharacterClass::upper, CharacterClass::lower, CharacterClass::letter);
+inline constexpr ClassSet kNumbers = class_set(CharacterClass::digit, CharacterClass::number);
+inline constexpr ClassSet kNewlines = class_set(CharacterClass::newline);
+inline constexpr ClassSet kSpaces = class_set(CharacterClass::space, CharacterClass::newline);
+// [^\s\p{L}\p{N}]
+inline constexpr ClassSet kSymbols =
+    class_set(CharacterClass::other, CharacterClass::word, CharacterClass::mark);
+// \w
+inline constexpr ClassSet kWordCharacters =
+    kLetters | class_set(CharacterClass::word, CharacterClass::mark, CharacterClass::digit);
+
+// Two-stage table: class in the low four bits, kUnstable above. Blocks of equal content are stored once.
+class CharacterTable {
+ public:
+  static const CharacterTable& instance();
+
+  CharacterClass class_of(uint32_t code_point) const {
+    return static_cast<CharacterClass>(entry(code_point) & kClassMask);
+  }
+  // NFC may change, move or compose the character.
+  bool unstable(uint32_t code_point) const { return (entry(code_point) & kUnstable) != 0; }
+
+ private:
+  static constexpr uint32_t kBlockBits = 7;
+  static constexpr uint32_t kBlockSize = 1u << kBlockBits;
+  static constexpr uint8_t kClassMask = 15;
+  static constexpr uint8_t kUnstable = 16;
+
+  CharacterTable();
+
+  uint8_t entry(uint32_t code_point) const {
+    if (code_point >= kInvalidByte) return static_cast<uint8_t>(CharacterClass::other);
+    return entries_[size_t{blocks_[code_point >> kBlockBits]} * kBlockSize + code_point % kBlockSize];
+  }
+
+  uint16_t blocks_[kInvalidByte >> kBlockBits];
+  std::string entries_;
+};
+
+}  // namespace pyllm::tokenizers

@@ -1,0 +1,39 @@
+// Applies merges to one piece: again and again the adjacent pair of the lowest rank, of equal ranks the leftmost.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "merge_table.h"
+
+namespace pyllm::tokenizers {
+
+// Working memory of a merger, reused from piece to piece.
+class Merger {
+ public:
+  // Merges `symbols` in place.
+  void merge(const MergeTable& table, std::vector<TokenId>& symbols);
+
+  // Gives memory that a very long piece has taken back to the system.
+  void trim();
+
+ private:
+  // A symbol of a long piece, in a doubly linked list.
+  struct Node {
+    TokenId id;
+    uint32_t rank;  // of the merge with the next node
+    TokenId merged;
+    uint32_t previous, next;
+  };
+
+  void merge_short(const MergeTable& table, std::vector<TokenId>& symbols);
+  void merge_long(const MergeTable& table, std::vector<TokenId>& symbols);
+  void rank_node(const MergeTable& table, uint32_t at);
+  void join_with_next(const MergeTable& table, uint32_t at);
+
+  std::vector<Merge> merges_;
+  std::vector<Node> nodes_;
+  std::vector<uint64_t> heap_;  // rank << 32 | node, smallest first
+};
+
+}  // namespace pyllm::tokenizers

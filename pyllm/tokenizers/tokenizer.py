@@ -1,0 +1,349 @@
+"""The Tokenizer: Python's face of the C++ core."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pyllm import _tokenizers
+from pyllm.tokenizers.definition import TokenizerDefinition
+from pyllm.tokenizers.patterns import PATTERNS
+from pyllm.tokenizers.streaming import StreamDecoder
+from pyllm.tokenizers.threads import thread_count
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyllm.tokenizers.chat import RenderedChat
+    from pyllm.tokenizers.training import Progress, TextSource
+
+Specials = Literal["all"] | Collection[str]
+
+
+class Tokenizer:
+    """Byte-level BPE: text to ids and back, with the ids of tiktoken and of Hugging Face's tokenizers.
+
+    Make one with `Tokenizer.train` or `Tokenizer.from_file`. Threads may share it; it can be pickled and copied.
+
+    Text is str or bytes. Any bytes can be encoded and decode to themselves (unless the tokenizer normalizes); lone
+    surrogates in a str, which have no bytes, become U+FFFD as in tiktoken.
+
+    Attributes:
+        vocab_size: the largest id + 1.
+        special_tokens: name -> id.
+        bos_token, eos_token, bos_token_id, eos_token_id: None where the tokenizer has none.
+        chat_template: Jinja source, several by name, or None; may be set.
+        pattern: the name of the pretokenizer.
+    """
+
+    def __init__(self, definition: TokenizerDefinition) -> None:
+        self._definition = definition
+        self._added = definition.added_tokens
+        self._encoding = _tokenizers.Encoding(
+            tokens=definition.tokens,
+            merges=definition.merges,
+            ignore_merges=definition.ignore_merges,
+            grammar=PATTERNS[definition.pattern].grammar,
+            nfc=definition.nfc,
+            added_tokens=[
+                (t.content.encode(), t.id, t.special, t.lstrip, t.rstrip, t.single_word, t.normalized)
+                for t in self._added
+            ],
+        )
+        self._options: dict[frozenset[str], Any] = {}
+        self.vocab_size = len(definition.tokens)
+        self.special_tokens = {token.content: token.id for token in self._added if token.special}
+        self.pattern = definition.pattern
+        self.bos_token, self.eos_token = definition.bos_token, definition.eos_token
+        self.chat_template = definition.chat_template
+
+    @classmethod
+    def train(
+        cls,
+        files_or_texts: TextSource | Iterable[TextSource],
+        vocab_size: int,
+        *,
+        algorithm: str = "bpe",
+        pattern: str = "gpt4",
+        special_tokens: Sequence[str] = (),
+        tie_break: str = "hf",
+        num_threads: int | None = None,
+        on_progress: Progress | None = None,
+    ) -> Tokenizer:
+        """Trains a byte-level BPE; the merges are those of the tokenizers package's BpeTrainer, whatever the threads.
+
+        files_or_texts: paths of files and folders (text of any suffix, .jsonl with a "text" field, .gz of both), texts,
+            or an iterable of them. A str is a path if a file has that name.
+        vocab_size: how many ids there shall be: special tokens first, then 256 bytes, then merges. The tokenizer is
+            smaller where the text has no more pairs to merge.
+        pattern: the pretokenizer: gpt2, gpt4 (= cl100k), o200k, llama3, qwen2, smollm or none.
+        special_tokens: in the text they are borders and are not trained on. `<|endoftext|>` becomes eos.
+        tie_break: "hf": of pairs equally frequent the one with the smallest ids wins.
+        on_progress: hears (phase, done, total): "reading" counts characters (total 0: unknown), "merging" tokens.
+
+        Raises ValueError, TypeError or FileNotFoundError, naming the argument.
+        """
+        from pyllm.tokenizers.training import train_byte_pairs
+
+        if algorithm != "bpe":
+            raise ValueError(f"algorithm: expected 'bpe', got {algorithm!r}")
+        return cls(
+            train_byte_pairs(
+                files_or_texts,
+                vocab_size,
+                pattern=pattern,
+                special_tokens=special_tokens,
+                tie_break=tie_break,
+                num_threads=thread_count(num_threads),
+                on_progress=on_progress,
+            )
+        )
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        pattern: str | None = None,
+        special_tokens: Mapping[str, int] | Iterable[str] | None = None,
+    ) -> Tokenizer:
+        """Loads a tokenizer.json, a .tiktoken file, the tokenizer of a .gguf file, or a folder with a tokenizer.json.
+
+        pattern: replaces the file's pretokenizer; needed for .tiktoken files other than OpenAI's.
+        special_tokens: for .tiktoken files only: name -> id, or names that get the ids after the last rank.
+
+        Raises FileNotFoundError, and ValueError for what is damaged or not supported, naming it.
+        """
+        from pyllm.tokenizers.loading import load_definition
+
+        return cls(load_definition(Path(path), pattern, special_tokens))
+
+    def encode(
+        self,
+        text: str | bytes,
+        *,
+        add_special_tokens: bool = False,
+        allowed_special: Specials = (),
+        disallowed_special: Specials = "all",
+    ) -> list[int]:
+        """The ids of a text.
+
+        Special tokens that the text spells out follow tiktoken's rule: those in `allowed_special` become their id;
+        others raise ValueError if they are in `disallowed_special`, and are plain text otherwise. "all" means every
+        special token (in `disallowed_special`: every one that is not allowed). Added tokens that are not special always
+        match. `add_special_tokens` puts what the model's post-processor or template asks for (bos, eos) around the ids.
+        """
+        options = self._checked_options([text], allowed_special, disallowed_special)
+        return self._surround(self._encoding.encode(text, options), add_special_tokens)
+
+    def encode_batch(
+        self,
+        texts: Sequence[str | bytes],
+        *,
+        add_special_tokens: bool = False,
+        allowed_special: Specials = (),
+        disallowed_special: Specials = "all",
+        num_threads: int | None = None,
+    ) -> list[list[int]]:
+        """`encode` of every text, on `num_threads` threads (default: as many as this process may use)."""
+        if isinstance(texts, (str, bytes)):
+            raise TypeError(f"texts: expected a sequence of texts, got {type(texts).__name__}")
+        texts = list(texts)
+        options = self._checked_options(texts, allowed_special, disallowed_special)
+        rows = self._encoding.encode_batch(texts, options, thread_count(num_threads))
+        return [self._surround(row, add_special_tokens) for row in rows]
+
+    def encode_to_numpy(
+        self,
+        text: str | bytes,
+        *,
+        add_special_tokens: bool = False,
+        allowed_special: Specials = (),
+        disallowed_special: Specials = "all",
+    ) -> np.ndarray:
+        """`encode` as an array (tokens,) uint32, without a list in between."""
+        options = self._checked_options([text], allowed_special, disallowed_special)
+        ids = self._encoding.encode_to_numpy(text, options)
+        if not add_special_tokens:
+            return ids
+        prefix, suffix = self._definition.prefix_ids, self._definition.suffix_ids
+        return np.concatenate([np.array(prefix, np.uint32), ids, np.array(suffix, np.uint32)])
+
+    def count(
+        self,
+        text: str | bytes,
+        *,
+        add_special_tokens: bool = False,
+        allowed_special: Specials = (),
+        disallowed_special: Specials = "all",
+    ) -> int:
+        """len(encode(text)), without making the list."""
+        options = self._checked_options([text], allowed_special, disallowed_special)
+        around = len(self._definition.prefix_ids) + len(self._definition.suffix_ids)
+        return self._encoding.count(text, options) + (around if add_special_tokens else 0)
+
+    def decode(self, ids: Iterable[int], *, errors: str = "replace", skip_special_tokens: bool = False) -> str:
+        """The text of the ids; `errors` says what becomes of bytes that are not UTF-8, as in bytes.decode.
+
+        Raises ValueError for an id without token, naming it.
+        """
+        numbers = _as_list(ids)
+        if skip_special_tokens:
+            special = set(self.special_tokens.values())
+            numbers = [token_id for token_id in numbers if token_id not in special]
+        return self.decode_bytes(numbers).decode("utf-8", errors)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of the ids. Raises ValueError for an id without token, naming it."""
+        return self._encoding.decode(_as_list(ids))
+
+    def decode_with_offsets(self, ids: Iterable[int]) -> tuple[str, list[int]]:
+        """The text, and for every id the index of the first character that has bytes of its token.
+
+        Raises ValueError for an id without token, and UnicodeDecodeError if the bytes are not UTF-8.
+        """
+        parts = [self.decode_bytes([token_id]) for token_id in _as_list(ids)]
+        offsets, length = [], 0
+        for part in parts:
+            continues = bool(part) and 0x80 <= part[0] < 0xC0
+            offsets.append(max(0, length - continues))
+            length += sum(not 0x80 <= byte < 0xC0 for byte in part)
+        return b"".join(parts).decode("utf-8"), offsets
+
+    def stream_decoder(self) -> StreamDecoder:
+        """A decoder to push ids into one by one, that never shows a broken character."""
+        return StreamDecoder(self.decode_bytes)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a tokenizer.json that Hugging Face's tokenizers loads with equal ids.
+
+        `path` is the file (*.json) or a folder. Beside a file named tokenizer.json there will be a
+        tokenizer_config.json with bos, eos and chat template, which transformers reads.
+        """
+        from pyllm.tokenizers.huggingface_save import save_tokenizer
+
+        save_tokenizer(self._current_definition(), self._encoding.merges(), Path(path))
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> list[int]:
+        """The ids of a chat: the template's control tokens become their ids, those that a message spells out do not.
+
+        messages: dicts with "role" and "content"; tools: JSON schemas; `variables` are passed on to the template, e.g.
+        enable_thinking=False.
+
+        Text in messages, tools and variables can only give the ids of plain text: a special token spelled out inside
+        of one string is hidden from the template and encoded as text. Not covered: a template that itself puts
+        together a special token out of parts of messages, and added tokens that are not special (Qwen3's
+        `</think>`), which match in any text.
+
+        Raises ValueError if there is no template, or if it rejects the messages.
+        """
+        chat = self._render(messages, tools, add_generation_prompt, variables)
+        return self._encoding.encode(chat.text, self._encoding.options(None, chat.plain))
+
+    def render_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """The text of a chat, see `apply_chat_template`; in it control tokens cannot be told from messages any more."""
+        return self._render(messages, tools, add_generation_prompt, variables).text
+
+    @property
+    def bos_token_id(self) -> int | None:
+        return self.special_tokens.get(self.bos_token) if self.bos_token else None
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return self.special_tokens.get(self.eos_token) if self.eos_token else None
+
+    def __repr__(self) -> str:
+        return f"Tokenizer(vocab_size={self.vocab_size}, pattern={self.pattern!r})"
+
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[TokenizerDefinition]]:
+        return type(self), (self._current_definition(),)
+
+    def _current_definition(self) -> TokenizerDefinition:
+        return replace(
+            self._definition, bos_token=self.bos_token, eos_token=self.eos_token, chat_template=self.chat_template
+        )
+
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any],
+    ) -> RenderedChat:
+        from pyllm.tokenizers.chat import render_chat
+
+        control = {"bos_token": self.bos_token, "eos_token": self.eos_token}
+        return render_chat(
+            self.chat_template,
+            messages,
+            tools=tools,
+            special_tokens=list(self.special_tokens),
+            control={name: token for name, token in control.items() if token is not None},
+            variables={"add_generation_prompt": add_generation_prompt, **variables},
+        )
+
+    def _surround(self, ids: list[int], add_special_tokens: bool) -> list[int]:
+        if not add_special_tokens:
+            return ids
+        return [*self._definition.prefix_ids, *ids, *self._definition.suffix_ids]
+
+    def _checked_options(
+        self, texts: Sequence[str | bytes], allowed_special: Specials, disallowed_special: Specials
+    ) -> Any:
+        """The options of the C++ core, after a look for disallowed tokens in the texts."""
+        allowed = self._named(allowed_special, "allowed_special")
+        disallowed = self._named(disallowed_special, "disallowed_special") - allowed
+        if disallowed:
+            wanted = [token.content in disallowed for token in self._added]
+            for text in texts:
+                found = self._encoding.find_added(text, wanted)
+                if found is not None:
+                    raise ValueError(
+                        f"text: it spells the special token {found!r}, which is not allowed; "
+                        f"pass allowed_special={{{found!r}}} to encode it as that token, "
+                        "or disallowed_special=() to encode it as plain text"
+                    )
+        if allowed not in self._options:
+            matched = [not token.special or token.content in allowed for token in self._added]
+            self._options[allowed] = self._encoding.options(matched)
+        return self._options[allowed]
+
+    def _named(self, names: Specials, argument: str) -> frozenset[str]:
+        if isinstance(names, str):
+            if names != "all":
+                raise ValueError(f"{argument}: expected 'all' or a collection of special tokens, got {names!r}")
+            return frozenset(self.special_tokens)
+        chosen = frozenset(names)
+        unknown = chosen - self.special_tokens.keys()
+        if unknown:
+            raise ValueError(f"{argument}: {sorted(unknown)} are not special tokens of this tokenizer")
+        return chosen
+
+
+def _as_list(ids: Iterable[int]) -> list[int]:
+    """Arrays and tensors become numbers in one go."""
+    if isinstance(ids, list):
+        return ids
+    to_list = getattr(ids, "tolist", None)
+    numbers = to_list() if to_list else list(ids)
+    if not isinstance(numbers, list):
+        raise TypeError(f"ids: expected a sequence of int, got {type(ids).__name__}")
+    return numbers
