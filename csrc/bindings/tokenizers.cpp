@@ -1,4 +1,5 @@
-// pybind11 module pyllm._tokenizers: the tokenizer core for Python. The GIL is released while texts are worked on.
+// pybind11 module pyllm._tokenizers: the tokenizer core for Python. The GIL is released while texts are
+// worked on.
 #include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -21,8 +22,9 @@ namespace py = pybind11;
 namespace pyllm::tokenizers {
 namespace {
 
-// The UTF-8 of a str, or the bytes of a bytes object, without a copy; the Python object must outlive the view. Lone
-// surrogates, which UTF-8 cannot hold, are repaired as tiktoken does: pairs join, the rest becomes U+FFFD.
+// The UTF-8 of a str, or the bytes of a bytes object, without a copy; the Python object must outlive the
+// view. Lone surrogates, which UTF-8 cannot hold, are repaired as tiktoken does: pairs join, the rest becomes
+// U+FFFD.
 class TextView {
  public:
   explicit TextView(py::handle text) {
@@ -96,7 +98,8 @@ int64_t id_at(const py::list& ids, size_t index) {
   return id;
 }
 
-// tokens: list of bytes or None, by id. merges: (n, 3) ids of left, right and merged, by rank; None: ranked by id.
+// tokens: list of bytes or None, by id. merges: (n, 3) ids of left, right and merged, by rank; None: ranked
+// by id.
 BytePairDefinition byte_pairs_of(const py::list& tokens, const py::object& merges, bool ignore_merges) {
   BytePairDefinition definition;
   for (const py::handle token : tokens) {
@@ -108,7 +111,8 @@ BytePairDefinition byte_pairs_of(const py::list& tokens, const py::object& merge
   definition.ranked_by_id = merges.is_none();
   if (merges.is_none()) return definition;
   const auto rows = merges.cast<py::array_t<uint32_t, py::array::c_style | py::array::forcecast>>();
-  if (rows.ndim() != 2 || rows.shape(1) != 3) throw std::invalid_argument("merges: expected an array of shape (n, 3)");
+  if (rows.ndim() != 2 || rows.shape(1) != 3)
+    throw std::invalid_argument("merges: expected an array of shape (n, 3)");
   const auto at = rows.unchecked<2>();
   for (py::ssize_t i = 0; i < rows.shape(0); ++i) {
     definition.merges.push_back({at(i, 0), at(i, 1), at(i, 2), static_cast<uint32_t>(i)});
@@ -121,8 +125,8 @@ using AddedTokenFields = std::tuple<std::string, TokenId, bool, bool, bool, bool
 
 class Encoding {
  public:
-  Encoding(const py::list& tokens, const py::object& merges, bool ignore_merges, std::string grammar, bool nfc,
-           const std::vector<AddedTokenFields>& added_tokens) {
+  Encoding(const py::list& tokens, const py::object& merges, bool ignore_merges, std::string grammar,
+           bool nfc, const std::vector<AddedTokenFields>& added_tokens) {
     TokenizerDefinition definition{byte_pairs_of(tokens, merges, ignore_merges), std::move(grammar), nfc, {}};
     for (const auto& [content, id, special, lstrip, rstrip, single_word, normalized] : added_tokens) {
       definition.added_tokens.push_back({content, id, special, lstrip, rstrip, single_word, normalized});
@@ -158,9 +162,8 @@ class Encoding {
     std::vector<std::vector<TokenId>> rows(views.size());
     {
       const py::gil_scoped_release release;
-      parallel_for_each(views.size(), num_threads, [&](size_t, size_t i) {
-        tokenizer_->encode(views[i].get(), options, rows[i]);
-      });
+      parallel_for_each(views.size(), num_threads,
+                        [&](size_t, size_t i) { tokenizer_->encode(views[i].get(), options, rows[i]); });
     }
     py::list result;
     for (const auto& row : rows) result.append(list_of(row));
@@ -168,7 +171,8 @@ class Encoding {
   }
 
   std::optional<std::string> find_added(const py::object& text, const TokenFilter& filter) const {
-    if (filter.size() != tokenizer_->added_tokens().size()) throw std::invalid_argument("filter: wrong length");
+    if (filter.size() != tokenizer_->added_tokens().size())
+      throw std::invalid_argument("filter: wrong length");
     const TextView view(text);
     const AddedToken* token = tokenizer_->find_added(view.get(), filter);
     return token == nullptr ? std::nullopt : std::optional(token->content);
@@ -195,7 +199,8 @@ class Encoding {
 
 class Training {
  public:
-  Training(const std::string& grammar, const std::vector<std::string>& boundaries) : counter_(grammar, boundaries) {}
+  Training(const std::string& grammar, const std::vector<std::string>& boundaries)
+      : counter_(grammar, boundaries) {}
 
   void add(const py::list& texts, size_t num_threads) {
     const std::vector<TextView> views = texts_of(texts);
@@ -204,11 +209,12 @@ class Training {
   }
 
   // -> (tokens, (n, 3) ids of left, right and merged)
-  py::tuple run(size_t vocab_size, const std::optional<std::function<void(size_t, size_t)>>& progress) {
+  py::tuple run(size_t vocab_size, const std::function<void(size_t, size_t)>& progress) {
     const auto report = [&](size_t done, size_t total) {
       const py::gil_scoped_acquire acquire;
+      // Ctrl-C stops the training.
       if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-      if (progress) (*progress)(done, total);
+      progress(done, total);
     };
     TrainedBytePairs trained;
     {
@@ -218,7 +224,8 @@ class Training {
     py::list tokens;
     for (const std::string& token : trained.tokens) tokens.append(py::bytes(token));
     std::vector<TokenId> flat;
-    for (const TrainedMerge& merge : trained.merges) flat.insert(flat.end(), {merge.left, merge.right, merge.merged});
+    for (const TrainedMerge& merge : trained.merges)
+      flat.insert(flat.end(), {merge.left, merge.right, merge.merged});
     return py::make_tuple(tokens, array_of(std::move(flat)).reshape({py::ssize_t{-1}, py::ssize_t{3}}));
   }
 
@@ -252,17 +259,16 @@ PYBIND11_MODULE(_tokenizers, m) {
            py::arg("tokens"), py::arg("merges"), py::arg("ignore_merges"), py::arg("grammar"), py::arg("nfc"),
            py::arg("added_tokens"))
       .def("options", &Encoding::options, py::arg("matched"), py::arg("plain") = py::list())
-      .def("encode",
-           [](const Encoding& self, const py::object& text, const EncodeOptions& options) {
-             return list_of(self.encode(text, options));
-           })
+      .def("encode", [](const Encoding& self, const py::object& text,
+                        const EncodeOptions& options) { return list_of(self.encode(text, options)); })
       .def("encode_to_numpy",
            [](const Encoding& self, const py::object& text, const EncodeOptions& options) {
              return array_of(self.encode(text, options));
            })
       .def("count", [](const Encoding& self, const py::object& text,
                        const EncodeOptions& options) { return self.encode(text, options).size(); })
-      .def("encode_batch", &Encoding::encode_batch, py::arg("texts"), py::arg("options"), py::arg("num_threads"))
+      .def("encode_batch", &Encoding::encode_batch, py::arg("texts"), py::arg("options"),
+           py::arg("num_threads"))
       .def("find_added", &Encoding::find_added)
       .def("decode", &Encoding::decode)
       .def("merges", &Encoding::merges);
@@ -274,7 +280,8 @@ PYBIND11_MODULE(_tokenizers, m) {
       .def("run", &Training::run, py::arg("vocab_size"), py::arg("progress"));
 
   m.def("pretokenize", &pretokenize, py::arg("grammar"), py::arg("text"));
-  m.def("normalize_nfc", [](const py::object& text) { return py::bytes(normalize_nfc(TextView(text).get())); });
+  m.def("normalize_nfc",
+        [](const py::object& text) { return py::bytes(normalize_nfc(TextView(text).get())); });
   m.def("word_character", [](uint32_t code_point) {
     return (class_set(CharacterTable::instance().class_of(code_point)) & kWordCharacters) != 0;
   });

@@ -25,8 +25,8 @@ void AddedTokenMatcher::insert(std::string_view content, uint32_t token) {
   starts_[static_cast<unsigned char>(content[0])] = true;
   uint32_t node = 0;
   for (const char c : content) {
-    const auto [child, added] =
-        nodes_[node].children.try_emplace(static_cast<unsigned char>(c), static_cast<uint32_t>(nodes_.size()));
+    const auto [child, added] = nodes_[node].children.try_emplace(static_cast<unsigned char>(c),
+                                                                  static_cast<uint32_t>(nodes_.size()));
     const uint32_t next = child->second;
     if (added) nodes_.emplace_back();
     node = next;
@@ -49,8 +49,8 @@ uint32_t AddedTokenMatcher::longest_at(std::string_view text, size_t at, const T
 }
 
 // Applies the flags to a token found at `at`; `taken` is the end of the match before it.
-std::optional<AddedTokenMatch> AddedTokenMatcher::extend(std::string_view text, size_t at, const AddedToken& token,
-                                                         size_t taken) const {
+std::optional<AddedTokenMatch> AddedTokenMatcher::extend(std::string_view text, size_t at,
+                                                         const AddedToken& token, size_t taken) const {
   size_t begin = at, end = at + token.content.size();
   if (token.single_word) {
     const bool joined_left = begin > 0 && character_is(text, previous_utf8(text, begin), kWordCharacters);
@@ -80,8 +80,8 @@ std::vector<AddedTokenMatch> AddedTokenMatcher::find_all(std::string_view text, 
     }
     while (span != plain.end() && span->end <= at) ++span;
     uint32_t found = longest_at(text, at, filter, false);
-    const bool touches_plain = found != kNone && span != plain.end() &&
-                               span->begin < at + (*tokens_)[found].content.size();
+    const bool touches_plain =
+        found != kNone && span != plain.end() && span->begin < at + (*tokens_)[found].content.size();
     if (touches_plain) found = longest_at(text, at, filter, true);
     if (found == kNone) {
       ++at;

@@ -25,8 +25,8 @@ TokenTable table_of(const TokenBytes& tokens, const std::vector<TokenId>& ids) {
 void check_merge(const TokenBytes& tokens, const MergeRule& rule) {
   for (const TokenId id : {rule.left, rule.right, rule.merged}) {
     if (!tokens.contains(id)) {
-      throw std::invalid_argument("merges: rank " + std::to_string(rule.rank) + " names id " + std::to_string(id) +
-                                  ", which has no token");
+      throw std::invalid_argument("merges: rank " + std::to_string(rule.rank) + " names id " +
+                                  std::to_string(id) + ", which has no token");
     }
   }
   if (std::string(tokens[rule.left]).append(tokens[rule.right]) != tokens[rule.merged]) {

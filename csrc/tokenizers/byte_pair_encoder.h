@@ -18,8 +18,8 @@ struct BytePairDefinition {
   std::vector<bool> present;             // false where an id has no token
   std::vector<bool> mergeable;           // false for tokens that no merge and no piece may give: added tokens
   std::vector<MergeRule> merges;         // unused if ranked_by_id
-  bool ranked_by_id = false;             // tiktoken: any two tokens merge if they join to a token; rank = its id
-  bool ignore_merges = false;            // a piece that is a token is that token, even if merges do not lead to it
+  bool ranked_by_id = false;   // tiktoken: any two tokens merge if they join to a token; rank = its id
+  bool ignore_merges = false;  // a piece that is a token is that token, even if merges do not lead to it
 };
 
 // Working memory of one thread.

@@ -1,4 +1,5 @@
-// Character classes of the pretokenizer grammars, Unicode 16.0 (the version of tiktoken's and tokenizers' regexes).
+// Character classes of the pretokenizer grammars, Unicode 16.0 (the version of tiktoken's and tokenizers'
+// regexes).
 #pragma once
 
 #include <cstdint>
@@ -33,7 +34,8 @@ constexpr ClassSet class_set(CharacterClass first, Rest... rest) {
   return class_set(first) | class_set(rest...);
 }
 
-inline constexpr ClassSet kLetters = class_set(CharacterClass::upper, CharacterClass::lower, CharacterClass::letter);
+inline constexpr ClassSet kLetters =
+    class_set(CharacterClass::upper, CharacterClass::lower, CharacterClass::letter);
 inline constexpr ClassSet kNumbers = class_set(CharacterClass::digit, CharacterClass::number);
 inline constexpr ClassSet kNewlines = class_set(CharacterClass::newline);
 inline constexpr ClassSet kSpaces = class_set(CharacterClass::space, CharacterClass::newline);

@@ -65,7 +65,8 @@ void Merger::join_with_next(const MergeTable& table, uint32_t at) {
   if (node.previous != kEnd) rank_node(table, node.previous);
 }
 
-// Every merge pushes at most two candidates. One that went stale no longer agrees with its node and is dropped.
+// Every merge pushes at most two candidates. One that went stale no longer agrees with its node and is
+// dropped.
 void Merger::merge_long(const MergeTable& table, std::vector<TokenId>& symbols) {
   if (symbols.size() >= kEnd) throw std::length_error("a piece of text holds 2^32 bytes or more");
   const uint32_t count = static_cast<uint32_t>(symbols.size());

@@ -1,4 +1,5 @@
-// Applies merges to one piece: again and again the adjacent pair of the lowest rank, of equal ranks the leftmost.
+// Applies merges to one piece: again and again the adjacent pair of the lowest rank, of equal ranks the
+// leftmost.
 #pragma once
 
 #include <cstdint>

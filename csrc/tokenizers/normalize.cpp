@@ -47,7 +47,8 @@ const std::vector<Decomposition>& composites() {
 }
 
 uint32_t combining_class(uint32_t code_point) {
-  const auto* found = std::lower_bound(std::begin(kCombiningClasses), std::end(kCombiningClasses), code_point << 8);
+  const auto* found =
+      std::lower_bound(std::begin(kCombiningClasses), std::end(kCombiningClasses), code_point << 8);
   const bool present = found != std::end(kCombiningClasses) && *found >> 8 == code_point;
   return present ? *found & 0xFF : 0;
 }
@@ -86,7 +87,8 @@ void order_marks(std::vector<Character>& characters) {
       ++first;
       continue;
     }
-    const auto last = std::find_if(first, characters.end(), [](Character c) { return c.combining_class == 0; });
+    const auto last =
+        std::find_if(first, characters.end(), [](Character c) { return c.combining_class == 0; });
     std::stable_sort(first, last,
                      [](Character a, Character b) { return a.combining_class < b.combining_class; });
     first = last;

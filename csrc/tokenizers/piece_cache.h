@@ -1,5 +1,6 @@
-// Remembers the tokens of short pieces that are not tokens themselves. Direct mapped and of fixed size: a new piece
-// takes the slot of an old one, so memory is bounded and a crafted text can only make it useless, never slow.
+// Remembers the tokens of short pieces that are not tokens themselves. Direct mapped and of fixed size: a new
+// piece takes the slot of an old one, so memory is bounded and a crafted text can only make it useless, never
+// slow.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,8 @@ class PieceCache {
   bool append(std::string_view piece, uint64_t hash, std::vector<TokenId>& out) const {
     if (entries_.empty() || piece.size() > kLongestPiece) return false;
     const Entry& entry = entries_[hash % kEntries];
-    if (entry.length != piece.size() || std::memcmp(entry.piece, piece.data(), piece.size()) != 0) return false;
+    if (entry.length != piece.size() || std::memcmp(entry.piece, piece.data(), piece.size()) != 0)
+      return false;
     out.insert(out.end(), entry.tokens, entry.tokens + entry.count);
     return true;
   }

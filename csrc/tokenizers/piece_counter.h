@@ -38,7 +38,8 @@ class CountTable {
   size_t used_ = 0;
 };
 
-// Feeds texts to per-thread tables. The counts depend neither on the number of threads nor on the order of texts.
+// Feeds texts to per-thread tables. The counts depend neither on the number of threads nor on the order of
+// texts.
 class PieceCounter {
  public:
   // Boundary strings (special tokens) cut the text and are not counted.

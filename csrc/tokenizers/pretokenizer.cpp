@@ -43,8 +43,8 @@ class Scanner {
     };
     const char first = letter(1), second = letter(2);
     if (first == 's' || first == 't' || first == 'm' || first == 'd') return at + 2;
-    const bool two = (first == 'r' && second == 'e') || (first == 'v' && second == 'e') ||
-                     (first == 'l' && second == 'l');
+    const bool two =
+        (first == 'r' && second == 'e') || (first == 'v' && second == 'e') || (first == 'l' && second == 'l');
     if (two) return at + 3;
     return ignore_case && first == '\xC5' && second == '\xBF' ? at + 3 : at;
   }
@@ -104,7 +104,8 @@ size_t skip_symbols(const Scanner& text, size_t begin, IsTrailing&& is_trailing)
 }
 
 size_t skip_symbols_and_newlines(const Scanner& text, size_t begin) {
-  return skip_symbols(text, begin, [&](size_t at) { return text.at_byte(at, '\r') || text.at_byte(at, '\n'); });
+  return skip_symbols(text, begin,
+                      [&](size_t at) { return text.at_byte(at, '\r') || text.at_byte(at, '\n'); });
 }
 
 // [^\r\n\p{L}\p{N}]?\p{L}+ or `begin`.
@@ -148,7 +149,8 @@ size_t skip_lexeme(const Scanner& text, size_t begin, size_t digits) {
   return skip_symbols_and_newlines(text, begin);
 }
 
-// '(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+$|\s*[\r\n]|\s+(?!\S)|\s
+// '(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|
+// ?[^\s\p{L}\p{N}]+[\r\n]*|\s+$|\s*[\r\n]|\s+(?!\S)|\s
 size_t next_cl100k(std::string_view bytes, size_t begin) {
   const Scanner text(bytes);
   if (const size_t end = skip_lexeme(text, begin, 3); end > begin) return end;
@@ -172,8 +174,9 @@ size_t next_qwen2(std::string_view bytes, size_t begin) {
 }
 
 // With P = [^\r\n\p{L}\p{N}], U = [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}], W = [\p{Ll}\p{Lm}\p{Lo}\p{M}]:
-// P?U*W+ or else P?U+W*, or `begin`. A run of U that no lower-case letter follows must give back characters until one
-// of W is the last: that is its last Lm, Lo or M. Without one, the prefix itself may be that character (a mark).
+// P?U*W+ or else P?U+W*, or `begin`. A run of U that no lower-case letter follows must give back characters
+// until one of W is the last: that is its last Lm, Lo or M. Without one, the prefix itself may be that
+// character (a mark).
 size_t skip_cased_word(const Scanner& text, size_t begin) {
   constexpr ClassSet kBoth = class_set(CharacterClass::letter, CharacterClass::mark);
   constexpr ClassSet kUpper = class_set(CharacterClass::upper) | kBoth;
@@ -211,12 +214,14 @@ struct Grammar {
 };
 
 constexpr Grammar kGrammars[] = {
-    {"gpt2", next_gpt2},   {"digits_gpt2", next_digits_gpt2}, {"cl100k", next_cl100k}, {"llama3", next_llama3},
-    {"qwen2", next_qwen2}, {"o200k", next_o200k},             {"none", next_none},
+    {"gpt2", next_gpt2},     {"digits_gpt2", next_digits_gpt2},
+    {"cl100k", next_cl100k}, {"llama3", next_llama3},
+    {"qwen2", next_qwen2},   {"o200k", next_o200k},
+    {"none", next_none},
 };
 
-// In every grammar but `none` a piece ends after a newline that stands between a printing ASCII character and an ASCII
-// letter: no word holds a newline, and the run of whitespace is that one character.
+// In every grammar but `none` a piece ends after a newline that stands between a printing ASCII character and
+// an ASCII letter: no word holds a newline, and the run of whitespace is that one character.
 bool safe_cut(std::string_view text, size_t at) {
   const auto printing = [](char c) { return c > ' ' && c < '\x7F'; };
   const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };

@@ -1,5 +1,5 @@
-// Pretokenizers: how a text is cut into the pieces that merges never cross. One hand-written scanner per grammar, each
-// equal to a published regular expression, linear in the text and without recursion.
+// Pretokenizers: how a text is cut into the pieces that merges never cross. One hand-written scanner per
+// grammar, each equal to a published regular expression, linear in the text and without recursion.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,8 @@ namespace pyllm::tokenizers {
 // End of the piece that starts at `begin` (begin < text.size()); always greater than begin.
 using NextPiece = size_t (*)(std::string_view text, size_t begin);
 
-// The scanner of a grammar: gpt2, cl100k, llama3, qwen2, o200k, digits_gpt2 or none. Throws std::invalid_argument.
+// The scanner of a grammar: gpt2, cl100k, llama3, qwen2, o200k, digits_gpt2 or none. Throws
+// std::invalid_argument.
 NextPiece find_pretokenizer(std::string_view grammar);
 
 // Calls visit(piece) for every piece of the text, left to right; pieces join to the text.
@@ -24,8 +25,8 @@ void for_each_piece(NextPiece next_piece, std::string_view text, Visit&& visit) 
   }
 }
 
-// Cuts the text into chunks of at least `size` bytes (but for the last) whose pieces are the pieces of the whole text,
-// so that chunks can be scanned by different threads. A text without a safe place stays whole.
+// Cuts the text into chunks of at least `size` bytes (but for the last) whose pieces are the pieces of the
+// whole text, so that chunks can be scanned by different threads. A text without a safe place stays whole.
 std::vector<std::string_view> split_safely(NextPiece next_piece, std::string_view text, size_t size);
 
 }  // namespace pyllm::tokenizers

@@ -12,8 +12,8 @@
 
 namespace pyllm::tokenizers {
 
-// Calls body(worker, index) for every index below count, on at most `num_threads` threads (worker < num_threads), in
-// no fixed order. Rethrows the first exception after all threads have ended.
+// Calls body(worker, index) for every index below count, on at most `num_threads` threads (worker <
+// num_threads), in no fixed order. Rethrows the first exception after all threads have ended.
 template <typename Body>
 void parallel_for_each(size_t count, size_t num_threads, Body&& body) {
   std::atomic<size_t> next{0};

@@ -27,7 +27,8 @@ std::vector<Span> clip(const std::vector<Span>& spans, size_t begin, size_t end)
 
 // Calls gap(begin, end) and token(id) in the order of the text.
 template <typename Gap, typename Token>
-void walk_matches(std::string_view text, const std::vector<AddedTokenMatch>& matches, Gap&& gap, Token&& token) {
+void walk_matches(std::string_view text, const std::vector<AddedTokenMatch>& matches, Gap&& gap,
+                  Token&& token) {
   size_t at = 0;
   for (const AddedTokenMatch& match : matches) {
     if (at < match.begin) gap(at, match.begin);
@@ -39,7 +40,8 @@ void walk_matches(std::string_view text, const std::vector<AddedTokenMatch>& mat
 
 }  // namespace
 
-// Lends working memory. A lock that is taken (perhaps for ever, in a forked child) only costs a fresh allocation.
+// Lends working memory. A lock that is taken (perhaps for ever, in a forked child) only costs a fresh
+// allocation.
 class Tokenizer::ScratchLease {
  public:
   explicit ScratchLease(const Tokenizer& owner) : owner_(owner) {
@@ -113,8 +115,8 @@ void Tokenizer::encode_between(std::string_view text, const EncodeOptions& optio
   encode_normalized(normalized, inner, scratch, out);
 }
 
-void Tokenizer::encode_normalized(std::string_view text, const EncodeOptions& options, EncoderScratch& scratch,
-                                  std::vector<TokenId>& out) const {
+void Tokenizer::encode_normalized(std::string_view text, const EncodeOptions& options,
+                                  EncoderScratch& scratch, std::vector<TokenId>& out) const {
   const auto gap = [&](size_t begin, size_t end) {
     for_each_piece(next_piece_, text.substr(begin, end - begin),
                    [&](std::string_view piece) { encoder_.encode_piece(piece, scratch, out); });

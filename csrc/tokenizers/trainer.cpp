@@ -55,7 +55,8 @@ class PairTable {
 
   size_t locate(TokenId left, TokenId right) const {
     size_t slot = mix(uint64_t{left} << 32 | right) & (slots_.size() - 1);
-    while (slots_[slot] != kFree && (pairs_[slots_[slot]].left != left || pairs_[slots_[slot]].right != right)) {
+    while (slots_[slot] != kFree &&
+           (pairs_[slots_[slot]].left != left || pairs_[slots_[slot]].right != right)) {
       slot = (slot + 1) & (slots_.size() - 1);
     }
     return slot;
@@ -82,8 +83,8 @@ struct Candidate {
   }
 };
 
-// The pieces as one array with a slot per byte. A token that covers several slots writes its id into the first and the
-// last of them, so that both neighbours of a token are found without links.
+// The pieces as one array with a slot per byte. A token that covers several slots writes its id into the
+// first and the last of them, so that both neighbours of a token are found without links.
 class Trainer {
  public:
   explicit Trainer(const std::vector<CountedPiece>& pieces) : tokens_(byte_alphabet()) {
@@ -208,7 +209,8 @@ class Trainer {
 TrainedBytePairs train_byte_pairs(const std::vector<CountedPiece>& pieces, size_t vocab_size,
                                   const TrainingProgress& progress) {
   if (vocab_size < 256) {
-    throw std::invalid_argument("vocab_size: at least the 256 bytes are needed, got " + std::to_string(vocab_size));
+    throw std::invalid_argument("vocab_size: at least the 256 bytes are needed, got " +
+                                std::to_string(vocab_size));
   }
   return Trainer(pieces).run(vocab_size, progress);
 }

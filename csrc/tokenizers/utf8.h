@@ -1,5 +1,6 @@
-// UTF-8 as the scanners read it. Text may hold any bytes: a byte that does not belong to a well-formed sequence is a
-// character of its own (no code point, length 1), so that every byte string can be encoded and gets its bytes back.
+// UTF-8 as the scanners read it. Text may hold any bytes: a byte that does not belong to a well-formed
+// sequence is a character of its own (no code point, length 1), so that every byte string can be encoded and
+// gets its bytes back.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,6 @@
 """Tokenizers: train, load, encode, decode, stream, save; chat templates. Works without torch.
 
-    Tokenizer.train / from_file -> TokenizerDefinition (plain data) -> C++ core -> ids
+Tokenizer.train / from_file -> TokenizerDefinition (plain data) -> C++ core -> ids
 """
 
 from pyllm.tokenizers.definition import AddedToken, TokenizerDefinition

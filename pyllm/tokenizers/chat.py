@@ -49,14 +49,17 @@ def render_chat(
 ) -> RenderedChat:
     """Renders a chat; special tokens in messages, tools and `variables` end up in `plain`.
 
-    The template sees the names of `control` and `variables` too; those of `control` keep their special tokens. Raises ValueError if there is no template, if it is broken or
-    rejects the messages, and TypeError if messages or tools are not sequences of mappings.
+    The template sees the names of `control` and `variables` too; those of `control` keep their special tokens.
+    Raises ValueError if there is no template, if it is broken or rejects the messages, and TypeError if messages or
+    tools are not sequences of mappings.
     """
     source = _choose(template, tools)
     guards = _Guards(special_tokens, _text_in([messages, tools, variables]))
     data = {
         "messages": [_mapping(message, "messages", guards) for message in _sequence(messages, "messages")],
-        "tools": None if tools is None else [_mapping(tool, "tools", guards) for tool in _sequence(tools, "tools")],
+        "tools": None
+        if tools is None
+        else [_mapping(tool, "tools", guards) for tool in _sequence(tools, "tools")],
         "documents": None,
         **control,
         **{name: _plain_data(value, guards) for name, value in variables.items()},
@@ -155,7 +158,9 @@ def _choose(template: str | Mapping[str, str] | None, tools: Any) -> str:
             raise ValueError(f"chat_template: there is none named 'default', only {sorted(template)}")
         return template[name]
     if template is None:
-        raise ValueError("chat_template: the tokenizer has none; render the prompt yourself, or set .chat_template")
+        raise ValueError(
+            "chat_template: the tokenizer has none; render the prompt yourself, or set .chat_template"
+        )
     return template
 
 
@@ -175,7 +180,9 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """Without the HTML escapes of Jinja's own filter."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 @lru_cache(maxsize=16)

@@ -49,11 +49,15 @@ def load_gguf_vocabulary(path: Path, pattern: str | None = None) -> TokenizerDef
 def _definition(metadata: Mapping[str, Any], pattern: str | None) -> TokenizerDefinition:
     model = metadata.get("tokenizer.ggml.model")
     if model != "gpt2":
-        raise ValueError(f"tokenizer.ggml.model {model!r} is not supported yet (only byte-level BPE, 'gpt2', is)")
+        raise ValueError(
+            f"tokenizer.ggml.model {model!r} is not supported yet (only byte-level BPE, 'gpt2', is)"
+        )
     spellings = _strings(metadata, "tokenizer.ggml.tokens")
     types = np.asarray(metadata.get("tokenizer.ggml.token_type", np.ones(len(spellings), dtype=np.int32)))
     if types.shape != (len(spellings),):
-        raise ValueError(f"tokenizer.ggml.token_type: expected {len(spellings)} numbers, got shape {types.shape}")
+        raise ValueError(
+            f"tokenizer.ggml.token_type: expected {len(spellings)} numbers, got shape {types.shape}"
+        )
     added = [
         AddedToken(spelling, i, special=kind == _CONTROL)
         for i, (spelling, kind) in enumerate(zip(spellings, types.tolist(), strict=True))
@@ -85,7 +89,9 @@ def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
 
 def _pattern(pre: Any) -> str:
     if pre not in _PATTERNS:
-        raise ValueError(f"tokenizer.ggml.pre {pre!r} is not one of the known pretokenizers {sorted(_PATTERNS)}")
+        raise ValueError(
+            f"tokenizer.ggml.pre {pre!r} is not one of the known pretokenizers {sorted(_PATTERNS)}"
+        )
     return _PATTERNS[pre]
 
 
@@ -109,7 +115,9 @@ def _merges(merges: list[str], spellings: list[str]) -> np.ndarray:
             left, right = parts
             rows.append((ids[left], ids[right], ids[left + right]))
         except (ValueError, KeyError):
-            raise ValueError(f"tokenizer.ggml.merges[{rank}]: {merge!r} does not join two tokens to a third") from None
+            raise ValueError(
+                f"tokenizer.ggml.merges[{rank}]: {merge!r} does not join two tokens to a third"
+            ) from None
     return np.array(rows, dtype=np.uint32).reshape(-1, 3)
 
 

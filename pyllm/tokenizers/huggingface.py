@@ -54,7 +54,9 @@ def _definition(document: dict[str, Any], pattern: str | None) -> TokenizerDefin
     model = expect(document.get("model"), dict, "model")
     _check_model(model, document)
     vocabulary = _vocabulary(model)
-    added = [_added_token(entry) for entry in expect(document.get("added_tokens") or [], list, "added_tokens")]
+    added = [
+        _added_token(entry) for entry in expect(document.get("added_tokens") or [], list, "added_tokens")
+    ]
     return TokenizerDefinition(
         tokens=_tokens(vocabulary, added),
         merges=_merges(model, vocabulary),
@@ -73,7 +75,9 @@ def _check_model(model: dict[str, Any], document: dict[str, Any]) -> None:
         raise ValueError(f"model type {kind!r} is not supported yet (only byte-level BPE is)")
     decoder = document.get("decoder")
     if model.get("byte_fallback") or (decoder is not None and "ByteLevel" not in _component_types(decoder)):
-        raise ValueError("model type 'BPE' in the manner of SentencePiece is not supported yet (only byte-level BPE is)")
+        raise ValueError(
+            "model type 'BPE' in the manner of SentencePiece is not supported yet (only byte-level BPE is)"
+        )
     for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(option):
             raise ValueError(f"model: {option} {model[option]!r} is not supported")
@@ -109,7 +113,10 @@ def _added_token(entry: Any) -> AddedToken:
     return AddedToken(
         content,
         expect(fields.get("id"), int, f"added_tokens: id of {content!r}"),
-        **{flag: expect(fields.get(flag, False), bool, f"added_tokens: {flag} of {content!r}") for flag in flags},
+        **{
+            flag: expect(fields.get(flag, False), bool, f"added_tokens: {flag} of {content!r}")
+            for flag in flags
+        },
     )
 
 
@@ -122,7 +129,9 @@ def _tokens(vocabulary: dict[str, int], added: list[AddedToken]) -> list[bytes |
         numbered[token_id] = spelling.encode() if spelling in contents else _bytes_of(spelling)
     for token in added:
         if vocabulary.get(token.content, token.id) != token.id:
-            raise ValueError(f"added_tokens: {token.content!r} has id {token.id}, but the vocabulary says otherwise")
+            raise ValueError(
+                f"added_tokens: {token.content!r} has id {token.id}, but the vocabulary says otherwise"
+            )
         if numbered.setdefault(token.id, token.content.encode()) != token.content.encode():
             raise ValueError(f"added_tokens: id {token.id} of {token.content!r} stands for another token too")
     return tokens_by_id(numbered, "model.vocab")
@@ -226,7 +235,9 @@ def _read_config(folder: Path) -> _TokenizerConfig:
     template = config.get("chat_template")
     if isinstance(template, list):
         entries = [expect(entry, dict, "chat_template") for entry in template]
-        template = {str(entry.get("name")): expect(entry.get("template"), str, "chat_template") for entry in entries}
+        template = {
+            str(entry.get("name")): expect(entry.get("template"), str, "chat_template") for entry in entries
+        }
     elif template is not None:
         template = expect(template, str, "chat_template")
     jinja = folder / "chat_template.jinja"

@@ -37,7 +37,9 @@ def _document(definition: TokenizerDefinition, merges: np.ndarray) -> dict[str, 
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [asdict(token) for token in sorted(definition.added_tokens, key=lambda token: token.id)],
+        "added_tokens": [
+            asdict(token) for token in sorted(definition.added_tokens, key=lambda token: token.id)
+        ],
         "normalizer": {"type": "NFC"} if definition.nfc else None,
         "pre_tokenizer": _pre_tokenizer(definition.pattern),
         "post_processor": _post_processor(definition, spellings),
@@ -75,7 +77,10 @@ def _pre_tokenizer(pattern: str) -> dict[str, Any]:
     if pattern == "gpt2":
         return by_itself
     if pattern == "smollm":
-        return {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, by_itself]}
+        return {
+            "type": "Sequence",
+            "pretokenizers": [{"type": "Digits", "individual_digits": True}, by_itself],
+        }
     expression = {"Regex": PATTERNS[pattern].regex}
     split = {"type": "Split", "pattern": expression, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [split, _BYTE_LEVEL]}

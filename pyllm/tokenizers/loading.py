@@ -26,7 +26,9 @@ def load_definition(
         raise FileNotFoundError(f"path: no such file or folder: {str(path)!r}")
     file = _file_in(path) if path.is_dir() else path
     if file.name in _NOT_YET or file.suffix == ".model":
-        raise ValueError(f"{file}: {_NOT_YET.get(file.name, 'SentencePiece')} tokenizers are not supported yet")
+        raise ValueError(
+            f"{file}: {_NOT_YET.get(file.name, 'SentencePiece')} tokenizers are not supported yet"
+        )
     if file.suffix == ".tiktoken":
         from pyllm.tokenizers.tiktoken_file import load_tiktoken
 

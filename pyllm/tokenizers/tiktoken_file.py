@@ -39,9 +39,13 @@ def load_tiktoken(
     content = path.read_bytes()
     known_pattern, known_tokens = _PUBLISHED.get(hashlib.sha256(content).hexdigest(), (None, {}))
     if pattern is None and known_pattern is None:
-        raise ValueError(f"{path}: pattern: a name is needed, because the file does not tell its pretokenizer")
+        raise ValueError(
+            f"{path}: pattern: a name is needed, because the file does not tell its pretokenizer"
+        )
     numbered = _parse(content, path)
-    special = known_tokens if special_tokens is None else _number(special_tokens, max(numbered, default=-1) + 1)
+    special = (
+        known_tokens if special_tokens is None else _number(special_tokens, max(numbered, default=-1) + 1)
+    )
     for name, token_id in special.items():
         if numbered.setdefault(token_id, name.encode()) != name.encode() or not name:
             raise ValueError(f"special_tokens: id {token_id} of {name!r} is taken, or the name is empty")
@@ -70,7 +74,9 @@ def _parse(content: bytes, path: Path) -> dict[int, bytes]:
             spelling, rank = line.split()
             token, token_id = base64.b64decode(spelling, validate=True), int(rank)
         except ValueError as error:
-            raise ValueError(f"{path} line {number}: expected a token in base64 and its rank: {error}") from None
+            raise ValueError(
+                f"{path} line {number}: expected a token in base64 and its rank: {error}"
+            ) from None
         if not token or token_id in numbered:
             raise ValueError(f"{path} line {number}: the token is empty or rank {token_id} occurs twice")
         numbered[token_id] = token

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from pyllm.tokenizers.patterns import PATTERNS
 from pyllm.tokenizers.streaming import StreamDecoder
 from pyllm.tokenizers.threads import thread_count
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyllm.tokenizers.chat import RenderedChat
     from pyllm.tokenizers.training import Progress, TextSource
@@ -50,7 +49,7 @@ class Tokenizer:
             grammar=PATTERNS[definition.pattern].grammar,
             nfc=definition.nfc,
             added_tokens=[
-                (t.content.encode(), t.id, t.special, t.lstrip, t.rstrip, t.single_word, t.normalized)
+                (t.content, t.id, t.special, t.lstrip, t.rstrip, t.single_word, t.normalized)
                 for t in self._added
             ],
         )
@@ -186,7 +185,9 @@ class Tokenizer:
         around = len(self._definition.prefix_ids) + len(self._definition.suffix_ids)
         return self._encoding.count(text, options) + (around if add_special_tokens else 0)
 
-    def decode(self, ids: Iterable[int], *, errors: str = "replace", skip_special_tokens: bool = False) -> str:
+    def decode(
+        self, ids: Iterable[int], *, errors: str = "replace", skip_special_tokens: bool = False
+    ) -> str:
         """The text of the ids; `errors` says what becomes of bytes that are not UTF-8, as in bytes.decode.
 
         Raises ValueError for an id without token, naming it.
@@ -278,7 +279,10 @@ class Tokenizer:
 
     def _current_definition(self) -> TokenizerDefinition:
         return replace(
-            self._definition, bos_token=self.bos_token, eos_token=self.eos_token, chat_template=self.chat_template
+            self._definition,
+            bos_token=self.bos_token,
+            eos_token=self.eos_token,
+            chat_template=self.chat_template,
         )
 
     def _render(
@@ -329,7 +333,9 @@ class Tokenizer:
     def _named(self, names: Specials, argument: str) -> frozenset[str]:
         if isinstance(names, str):
             if names != "all":
-                raise ValueError(f"{argument}: expected 'all' or a collection of special tokens, got {names!r}")
+                raise ValueError(
+                    f"{argument}: expected 'all' or a collection of special tokens, got {names!r}"
+                )
             return frozenset(self.special_tokens)
         chosen = frozenset(names)
         unknown = chosen - self.special_tokens.keys()

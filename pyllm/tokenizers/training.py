@@ -44,7 +44,9 @@ def train_byte_pairs(
     if isinstance(vocab_size, bool) or not isinstance(vocab_size, int):
         raise TypeError(f"vocab_size: expected int, got {type(vocab_size).__name__}")
     if vocab_size < least:
-        raise ValueError(f"vocab_size: expected at least {least} (bytes and special tokens), got {vocab_size}")
+        raise ValueError(
+            f"vocab_size: expected at least {least} (bytes and special tokens), got {vocab_size}"
+        )
 
     training = _tokenizers.Training(PATTERNS[pattern].grammar, names)
     characters = 0
@@ -55,8 +57,12 @@ def train_byte_pairs(
             on_progress("reading", characters, 0)
     if characters == 0:
         raise ValueError("files_or_texts: no text in it")
-    merging = on_progress and (lambda done, total: on_progress("merging", done + len(names), total + len(names)))
-    tokens, merges = training.run(vocab_size - len(names), merging)
+
+    def on_merges(done: int, total: int) -> None:
+        if on_progress:
+            on_progress("merging", done + len(names), total + len(names))
+
+    tokens, merges = training.run(vocab_size - len(names), on_merges)
     added = [AddedToken(name, i) for i, name in enumerate(names)]
     return TokenizerDefinition(
         tokens=[*(name.encode() for name in names), *tokens],
