@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyllm.ops import _library
+
 
 def adamw_step(
     param: Tensor,
@@ -38,19 +40,25 @@ def adamw_step(
         ValueError: shapes do not fit, a tensor is not contiguous, or step < 1. TypeError: dtypes do not fit.
     """
     _check(param, grad, exp_avg, exp_avg_sq, step, master)
-    adamw_step_reference(
-        param,
-        grad,
-        exp_avg,
-        exp_avg_sq,
-        lr=lr,
-        betas=betas,
-        eps=eps,
-        weight_decay=weight_decay,
-        step=step,
-        grad_scale=grad_scale,
-        master=master,
-    )
+    if not _library.has_kernels(param):
+        adamw_step_reference(
+            param,
+            grad,
+            exp_avg,
+            exp_avg_sq,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            step=step,
+            grad_scale=grad_scale,
+            master=master,
+        )
+        return
+    with torch.no_grad():
+        torch.ops.pyllm.adamw_step_.default(
+            param, grad, exp_avg, exp_avg_sq, master, lr, *betas, eps, weight_decay, step, grad_scale
+        )
 
 
 @torch.no_grad()
@@ -84,6 +92,7 @@ def adamw_step_reference(
 def _check(
     param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, step: int, master: Tensor | None
 ) -> None:
+    _library.check_dtype("adamw_step", "param", param)
     if grad.dtype != param.dtype:
         raise TypeError(f"adamw_step: grad must have the dtype of param, {param.dtype}, got {grad.dtype}")
     wide = torch.promote_types(param.dtype, torch.float32)
@@ -105,3 +114,21 @@ def _check(
             raise ValueError(f"adamw_step: {name} must be contiguous, got strides {tensor.stride()}")
     if step < 1:
         raise ValueError(f"adamw_step: step must be >= 1, got {step}")
+
+
+@_library.register_fake("adamw_step_")
+def _(
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    master: Tensor | None,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    step: int,
+    grad_scale: float,
+) -> None:
+    return None

@@ -20,11 +20,15 @@ def gradient_norm(grads: Sequence[Tensor]) -> Tensor:
         () float32 (float64 where the first tensor is float64). NaN and infinity pass through.
 
     Raises:
-        TypeError: a tensor has another dtype.
+        TypeError: a tensor has another dtype or is sparse.
     """
     for i, grad in enumerate(grads):
         _library.check_dtype("gradient_norm", f"grads[{i}]", grad)
-    return gradient_norm_reference(grads)
+        if grad.layout != torch.strided:
+            raise TypeError(f"gradient_norm: grads[{i}] must be dense, got {grad.layout}")
+    if not grads or not _library.has_kernels(grads[0]):
+        return gradient_norm_reference(grads)
+    return torch.ops.pyllm.gradient_norm.default([grad.detach() for grad in grads])
 
 
 def gradient_norm_reference(grads: Sequence[Tensor]) -> Tensor:
@@ -34,3 +38,8 @@ def gradient_norm_reference(grads: Sequence[Tensor]) -> Tensor:
         total = total + grad.detach().to(torch.float64).square().sum()
     wide = torch.float64 if grads and grads[0].dtype == torch.float64 else torch.float32
     return total.sqrt().to(wide)
+
+
+@_library.register_fake("gradient_norm")
+def _(grads: Sequence[Tensor]) -> Tensor:
+    return grads[0].new_empty((), dtype=torch.promote_types(grads[0].dtype, torch.float32))

@@ -116,7 +116,7 @@ class AdamW(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict()` returned, also torch.optim.AdamW's; moments keep full precision."""
         super().load_state_dict(state_dict)
-        # torch casts state to the parameter's dtype: bfloat16 parameters would lose bits of moments and master.
+        # torch casts moments and master to the parameter's dtype, losing bits, and shares `step` with the source.
         saved_ids = (i for group in state_dict["param_groups"] for i in group["params"])
         params = (p for group in self.param_groups for p in group["params"])
         for saved_id, p in zip(saved_ids, params, strict=True):
@@ -125,6 +125,8 @@ class AdamW(torch.optim.Optimizer):
             for name in ("exp_avg", "exp_avg_sq", "master"):
                 if name in saved:
                     self.state[p][name] = saved[name].detach().to(p.device, wide, copy=True).contiguous()
+            if "step" in saved:
+                self.state[p]["step"] = torch.tensor(float(saved["step"]), dtype=torch.float32)
 
 
 def _new_state(p: Tensor, master_weights: bool) -> dict[str, Tensor]:

@@ -1,0 +1,3 @@
+from tests.ops.conftest import isa
+
+__all__ = ["isa"]
