@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from bench.case import Case
-from bench.report import cases_of, op_names
+from pyllm.bench.case import Case
+from pyllm.bench.report import cases_of, op_names
 
 TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 4e-2}  # of the largest value
 

@@ -6,12 +6,11 @@ import json
 
 import pytest
 import torch
+from pyllm.bench import report
+from pyllm.bench.case import Case
+from pyllm.bench.roofline import Roofline
+from pyllm.bench.timing import Timing, compare
 from rich.console import Console
-
-from bench import report
-from bench.case import Case
-from bench.roofline import Roofline
-from bench.timing import Timing, compare
 
 ROOFLINE = Roofline(1e9, {torch.float32: 1e9, torch.bfloat16: 2e9})
 
