@@ -32,8 +32,8 @@ def load(
     Args:
         path: the file or folder. Nothing is downloaded: a name like "org/name" that is not on disk is an error that
             says how to get it.
-        dtype: of the weights, as a torch dtype or its name; "auto" keeps the stored one, and bfloat16 for quantized
-            GGUF blocks.
+        dtype: of the weights, as a torch dtype or its name; "auto" keeps the stored one, and takes float32, which
+            holds their values exactly, for quantized GGUF blocks.
         quantize: reserved for quantizing at load; must be None.
         device: where the weights go; the CPU by default.
 

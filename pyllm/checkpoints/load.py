@@ -53,7 +53,7 @@ def load_checkpoint(
 
     Args:
         dtype: of the weights: float64, float32, bfloat16 or float16 (as a torch dtype or by name), or "auto": as
-            stored; quantized GGUF blocks become bfloat16.
+            stored; quantized GGUF blocks become float32, which holds their values exactly.
         device: where the weights go, the CPU by default.
 
     Raises:
