@@ -57,7 +57,9 @@ def sample(
     if position is None:
         position = torch.arange(rows.numel(), device=logits.device).view(rows)
     seeds, positions = _per_row("seed", seed, logits), _per_row("position", position, logits)
-    return sample_reference(logits, temperature, top_k, top_p, min_p, seeds, positions)
+    if not _library.has_kernels(logits):
+        return sample_reference(logits, temperature, top_k, top_p, min_p, seeds, positions)
+    return torch.ops.pyllm.sample.default(logits.detach(), temperature, top_k, top_p, min_p, seeds, positions)
 
 
 def sample_reference(
@@ -145,3 +147,10 @@ def _check(logits: Tensor, temperature: float, top_k: int, top_p: float, min_p: 
         raise ValueError(f"sample: top_p must be in [0, 1], got {top_p}")
     if not 0.0 <= min_p <= 1.0:
         raise ValueError(f"sample: min_p must be in [0, 1], got {min_p}")
+
+
+@_library.register_fake("sample")
+def _(
+    logits: Tensor, temperature: float, top_k: int, top_p: float, min_p: float, seed: Tensor, position: Tensor
+) -> Tensor:
+    return logits.new_empty(logits.shape[:-1], dtype=torch.int64)

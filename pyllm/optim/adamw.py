@@ -93,7 +93,10 @@ class AdamW(torch.optim.Optimizer):
     def _update(self, p: Tensor, grad: Tensor, group: dict[str, Any], grad_scale: float) -> None:
         state = self.state[p]
         if not state:
-            state.update(_new_state(p, group["master_weights"]))
+            state.update(_new_state(p))
+        # Also where a state without master weights was loaded.
+        if "master" not in state and group["master_weights"] and p.dtype in _HALF:
+            state["master"] = p.detach().to(torch.float32).contiguous()
         state["step"] += 1
         # A parameter with gaps or transposed strides takes a round trip through a dense copy.
         dense = p if p.is_contiguous() else p.contiguous()
@@ -129,16 +132,13 @@ class AdamW(torch.optim.Optimizer):
                 self.state[p]["step"] = torch.tensor(float(saved["step"]), dtype=torch.float32)
 
 
-def _new_state(p: Tensor, master_weights: bool) -> dict[str, Tensor]:
+def _new_state(p: Tensor) -> dict[str, Tensor]:
     wide = torch.promote_types(p.dtype, torch.float32)
-    state = {
+    return {
         "step": torch.zeros((), dtype=torch.float32),
         "exp_avg": torch.zeros(p.shape, dtype=wide, device=p.device),
         "exp_avg_sq": torch.zeros(p.shape, dtype=wide, device=p.device),
     }
-    if master_weights and p.dtype in _HALF:
-        state["master"] = p.detach().to(wide).contiguous()
-    return state
 
 
 def _check_options(options: dict[str, Any]) -> None:
