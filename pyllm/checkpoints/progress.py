@@ -22,14 +22,14 @@ def track(items: Iterable[tuple[int, Item]], total: int, description: str) -> It
 
     progress = Progress(console=Console(stderr=True), transient=True)
     task = progress.add_task(description, total=total)
-    start = time.monotonic()
-    shown = not sys.stderr.isatty()
+    start, shown, terminal = time.monotonic(), False, sys.stderr.isatty()
     try:
         for size, item in items:
             yield item
             progress.advance(task, size)
-            if not shown and time.monotonic() - start > PATIENCE_SECONDS:
+            if terminal and not shown and time.monotonic() - start > PATIENCE_SECONDS:
                 progress.start()
                 shown = True
     finally:
-        progress.stop()
+        if shown:
+            progress.stop()

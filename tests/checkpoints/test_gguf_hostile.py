@@ -10,8 +10,11 @@ import gguf
 import numpy as np
 import pytest
 
+from pyllm.checkpoints import load_checkpoint
 from pyllm.checkpoints.gguf import GGUFError, read_gguf
 from tests.checkpoints.gguf_bytes import ARRAY, STRING, U32, U64, array, key, string, tensor, write
+from tests.checkpoints.test_gguf_model import write_gguf
+from tests.models.hf import make
 
 HUGE = (1 << 64) - 1
 
@@ -190,9 +193,8 @@ def small_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-def _mutated(blob: bytes, rng: random.Random) -> bytes:
+def _mutated(blob: bytes, rng: random.Random, header_end: int = 480) -> bytes:
     data = bytearray(blob)
-    header_end = min(len(data), 480)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         position = rng.randrange(4, header_end)
         action = rng.randrange(5)
@@ -225,3 +227,20 @@ def test_mutated_files_are_read_or_refused(small_file: bytes, tmp_path: Path) ->
         except GGUFError:
             refused += 1
     assert 500 < refused < 1500
+
+
+def test_mutated_models_are_loaded_or_refused(tmp_path: Path) -> None:
+    """The same through the whole loader: configuration, names, shapes, blocks."""
+    path = tmp_path / "model.gguf"
+    write_gguf(path, make("llama"), lambda name: gguf.GGMLQuantizationType.F16)
+    whole = path.read_bytes()
+    rng = random.Random(7)
+    messages = []
+    for _ in range(150):
+        path.write_bytes(_mutated(whole, rng, header_end=2600))
+        try:
+            load_checkpoint(path)
+        except ValueError as error:
+            messages.append(str(error))
+    assert 50 < len(messages) < 150
+    assert all(str(path) in message for message in messages)
