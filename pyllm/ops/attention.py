@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyllm.ops import _library
-from pyllm.ops.attention_reference import attention_reference, packed_reference
+from pyllm.ops.attention_reference import attention_reference
 
 
 def attention(
@@ -81,22 +81,16 @@ def attention(
     batch = q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
     prefix = _check_prefix(prefix_length, batch, q.device)
     seed = torch.randint(0, 2**62, (), dtype=torch.int64) if dropout_p > 0 else None
-    options: dict[str, Any] = {
-        "is_causal": is_causal,
-        "scale": scale,
-        "window": window,
-        "prefix_length": prefix,
-        "sink_tokens": sink_tokens,
-        "sink_logits": sink_logits,
-        "softcap": softcap,
-        "alibi_slopes": alibi_slopes,
-        "dropout_p": dropout_p,
-        "dropout_seed": seed,
-    }
-    if cu_seqlens_q is not None and cu_seqlens_k is not None:
-        out, lse = packed_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
+    masks = (attn_mask, sink_logits, alibi_slopes, prefix, kv_lengths, cu_seqlens_q, cu_seqlens_k, seed)
+    numbers = (is_causal, scale, window, sink_tokens, softcap, dropout_p)
+    if not _library.has_kernels(q):
+        out, lse = attention_reference(q, k, v, *masks, *numbers)
+    elif cu_seqlens_q is None:
+        out, lse = torch.ops.pyllm.attention.default(q, k, v, *masks, *numbers)
     else:
-        out, lse = attention_reference(q, k, v, attn_mask=attn_mask, kv_lengths=kv_lengths, **options)
+        q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
+        out, lse = torch.ops.pyllm.attention.default(q, k, v, *masks, *numbers)
+        out, lse = out[0].transpose(0, 1), lse[0]
     return (out, lse) if return_lse else out
 
 
@@ -211,3 +205,66 @@ def _check_numbers(
         raise ValueError(f"attention: softcap must be positive or None, got {softcap}")
     if not 0 <= dropout_p <= 1:
         raise ValueError(f"attention: dropout_p must lie in [0, 1], got {dropout_p}")
+
+
+def _heads_like(x: Tensor, batch: int, heads: int, tokens: int, dim: int) -> Tensor:
+    return x.new_empty((batch, tokens, heads, dim)).transpose(1, 2)
+
+
+@_library.register_fake("attention")
+def _(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    batch, heads, tokens, _ = q.shape
+    lse = q.new_empty((batch, heads, tokens), dtype=torch.promote_types(q.dtype, torch.float32))
+    return _heads_like(q, batch, heads, tokens, v.shape[-1]), lse
+
+
+@_library.register_fake("attention_backward")
+def _(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None,
+    sink_logits: Tensor | None,
+    *options: Any,
+) -> tuple[Tensor, ...]:
+    grads = [_heads_like(x, x.shape[0], x.shape[1], x.shape[2], x.shape[3]) for x in (q, k, v)]
+    wanted = options[-1] and attn_mask is not None and attn_mask.is_floating_point()
+    shape = attn_mask.shape if wanted and attn_mask is not None else (0,)
+    grad_mask = lse.new_empty(shape, dtype=torch.float64)
+    return *grads, grad_mask, lse.new_empty((0,) if sink_logits is None else sink_logits.shape)
+
+
+# Where the arguments that may ask for a gradient stand.
+_MASK, _SINK, _TENSORS = 3, 4, 11
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:_TENSORS], *output)
+    ctx.numbers = inputs[_TENSORS:]
+
+
+def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+    *inputs, out, lse = ctx.saved_tensors
+    grads: list[Tensor | None] = [None] * (_TENSORS + len(ctx.numbers))
+    if grad_out is None and grad_lse is None:
+        return tuple(grads)
+    grad_out = torch.zeros_like(out) if grad_out is None else grad_out
+    mask, sink = inputs[_MASK], inputs[_SINK]
+    wants_mask = ctx.needs_input_grad[_MASK]
+    *grads[:3], grad_mask, grad_sink = torch.ops.pyllm.attention_backward.default(
+        grad_out, grad_lse, out, lse, *inputs, *ctx.numbers, wants_mask
+    )
+    if wants_mask:
+        grads[_MASK] = grad_mask.to(mask.dtype)
+    if ctx.needs_input_grad[_SINK]:
+        grads[_SINK] = grad_sink.to(sink.dtype)
+    return tuple(grads)
+
+
+_library.register_autograd("attention", _backward, _setup)
+_library.register_autocast("attention", lower=True, keep=(_MASK, _SINK, _SINK + 1))

@@ -13,26 +13,40 @@ def attention_reference(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    *,
     attn_mask: Tensor | None = None,
+    sink_logits: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+    prefix_length: Tensor | None = None,
+    kv_lengths: Tensor | None = None,
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
+    dropout_seed: Tensor | None = None,
     is_causal: bool = False,
     scale: float | None = None,
     window: int | None = None,
-    prefix_length: Tensor | None = None,
     sink_tokens: int = 0,
-    sink_logits: Tensor | None = None,
     softcap: float | None = None,
-    alibi_slopes: Tensor | None = None,
     dropout_p: float = 0.0,
-    dropout_seed: Tensor | None = None,
-    kv_lengths: Tensor | None = None,
     first_sequence: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """The arguments of `pyllm.ops.attention` for a padded batch (prefix_length a tensor); returns (out, lse).
+    """`pyllm.ops.attention` with prefix_length and the seed of the dropout as tensors; returns (out, lse).
 
     Matrix products run in q's dtype, everything between them in float32 (float64 for float64). `first_sequence` is the
-    number of row 0 in the dropout's stream.
+    number of batch row 0 in the dropout's stream.
     """
+    if cu_seqlens_q is not None and cu_seqlens_k is not None:
+        options = {
+            "sink_logits": sink_logits,
+            "alibi_slopes": alibi_slopes,
+            "dropout_seed": dropout_seed,
+            "is_causal": is_causal,
+            "scale": scale,
+            "window": window,
+            "sink_tokens": sink_tokens,
+            "softcap": softcap,
+            "dropout_p": dropout_p,
+        }
+        return _packed(q, k, v, cu_seqlens_q, cu_seqlens_k, prefix_length, options)
     batch, heads, q_len, head_dim = q.shape
     kv_len = k.shape[2]
     position = _positions(q_len, kv_len, kv_lengths, q.device)
@@ -133,35 +147,25 @@ def _softmax(scores: Tensor, sink_logits: Tensor | None) -> tuple[Tensor, Tensor
     return weights, lse.masked_fill(dead, -math.inf).squeeze(-1)
 
 
-def packed_reference(
+def _packed(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     cu_seqlens_q: Tensor,
     cu_seqlens_k: Tensor,
-    *,
-    prefix_length: Tensor | None = None,
-    dropout_p: float = 0.0,
-    dropout_seed: Tensor | None = None,
-    **options: Any,
+    prefix_length: Tensor | None,
+    options: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
-    """The packed form: one padded call per sequence. Returns out (tokens, heads, dim) and lse (heads, tokens)."""
+    """One padded call per sequence. Returns out (tokens, heads, dim) and lse (heads, tokens)."""
     q_ends, k_ends = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
-    outs, lses = [], []
+    wide = torch.promote_types(q.dtype, torch.float32)
+    outs = [q.new_empty((0, q.shape[1], v.shape[-1]))]
+    lses = [q.new_empty((q.shape[1], 0), dtype=wide)]
     for n in range(len(q_ends) - 1):
-        rows = slice(q_ends[n], q_ends[n + 1])
-        keys = slice(k_ends[n], k_ends[n + 1])
-        one = [t.transpose(0, 1)[None] for t in (q[rows], k[keys], v[keys])]
-        out, lse = attention_reference(
-            *one,
-            prefix_length=None if prefix_length is None else prefix_length[n : n + 1],
-            dropout_p=dropout_p,
-            dropout_seed=dropout_seed,
-            first_sequence=n,
-            **options,
-        )
+        rows, keys = slice(q_ends[n], q_ends[n + 1]), slice(k_ends[n], k_ends[n + 1])
+        q_n, k_n, v_n = (t.transpose(0, 1)[None] for t in (q[rows], k[keys], v[keys]))
+        prefix = None if prefix_length is None else prefix_length[n : n + 1]
+        out, lse = attention_reference(q_n, k_n, v_n, prefix_length=prefix, first_sequence=n, **options)
         outs.append(out[0].transpose(0, 1))
         lses.append(lse[0])
-    wide = torch.promote_types(q.dtype, torch.float32)
-    none = q.new_empty((0, q.shape[1], v.shape[-1])), q.new_empty((q.shape[1], 0), dtype=wide)
-    return torch.cat([none[0], *outs]), torch.cat([none[1], *lses], 1)
+    return torch.cat(outs), torch.cat(lses, 1)

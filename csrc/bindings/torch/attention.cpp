@@ -1,0 +1,328 @@
+#include "ops/attention/attention.h"
+
+#include <cmath>
+#include <optional>
+#include <tuple>
+
+#include "bindings/torch/tensor.h"
+
+namespace pyllm::binding {
+namespace {
+
+using attention::Heads;
+using attention::Problem;
+using attention::Sequence;
+
+constexpr const char* kOp = "attention";
+
+// x, or a copy of it whose last dimension is contiguous.
+Tensor with_dense_rows(const Tensor& x) {
+  const int64_t last = x.dim() - 1;
+  return x.size(last) <= 1 || x.stride(last) == 1 ? x : torch::stable::contiguous(x);
+}
+
+Heads heads_of(const Tensor& x) {
+  return {const_cast<void*>(x.const_data_ptr()), x.stride(0), x.stride(1), x.stride(2)};
+}
+
+// (batch, heads, tokens, dim) over memory laid out as (batch, tokens, heads, dim).
+Tensor new_heads(const Tensor& like, int64_t batch, int64_t heads, int64_t tokens, int64_t dim, bool zeroed) {
+  const std::vector<int64_t> shape = {batch, tokens, heads, dim};
+  return torch::stable::transpose(zeroed ? torch::stable::new_zeros(like, shape) : empty(like, shape), 1, 2);
+}
+
+std::vector<int64_t> integers(const Tensor& any, const char* argument) {
+  const Tensor x = dense(any);
+  const bool narrow = x.scalar_type() == ScalarType::Int;
+  check(x.dim() == 1 && (narrow || x.scalar_type() == ScalarType::Long), kOp,
+        std::string(argument) + " must be one-dimensional, int32 or int64");
+  std::vector<int64_t> values(static_cast<size_t>(x.numel()));
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = narrow ? static_cast<const int32_t*>(x.const_data_ptr())[i]
+                       : static_cast<const int64_t*>(x.const_data_ptr())[i];
+  }
+  return values;
+}
+
+std::vector<double> per_head(const std::optional<Tensor>& any, int64_t heads, const char* argument) {
+  if (!any) return {};
+  check(any->dim() == 1 && any->size(0) == heads, kOp, std::string(argument) + " must have shape (heads,)");
+  const Tensor x = dense(*any);
+  std::vector<double> values(static_cast<size_t>(heads));
+  visit(dtype_of(x, kOp, argument), [&](auto zero) {
+    const auto* data = static_cast<const decltype(zero)*>(x.const_data_ptr());
+    for (size_t i = 0; i < values.size(); ++i) values[i] = to_double(data[i]);
+  });
+  return values;
+}
+
+// The op's arguments but for the tensors it differentiates, in the order of the schema.
+struct Options {
+  std::optional<Tensor> attn_mask, sink_logits, alibi_slopes, prefix_length, kv_lengths, cu_seqlens_q,
+      cu_seqlens_k, dropout_seed;
+  bool is_causal;
+  std::optional<double> scale;
+  std::optional<int64_t> window;
+  int64_t sink_tokens;
+  std::optional<double> softcap;
+  double dropout_p;
+};
+
+// Rises from 0 to `tokens`.
+std::vector<int64_t> borders(const Tensor& cu_seqlens, int64_t tokens, const char* argument) {
+  std::vector<int64_t> at = integers(cu_seqlens, argument);
+  bool rising = !at.empty() && at.front() == 0 && at.back() == tokens;
+  for (size_t i = 1; i < at.size(); ++i) rising = rising && at[i - 1] <= at[i];
+  check(rising, kOp,
+        std::string(argument) + " must rise from 0 to the number of tokens, " + std::to_string(tokens));
+  return at;
+}
+
+std::vector<Sequence> packed_sequences(const Tensor& q, const Tensor& k, const Options& o) {
+  check(o.cu_seqlens_q && o.cu_seqlens_k, kOp, "cu_seqlens_q and cu_seqlens_k must be given together");
+  check(q.size(0) == 1 && !o.kv_lengths && !o.attn_mask, kOp,
+        "a packed batch has one row, no kv_lengths and no attn_mask");
+  const std::vector<int64_t> q_at = borders(*o.cu_seqlens_q, q.size(2), "cu_seqlens_q");
+  const std::vector<int64_t> k_at = borders(*o.cu_seqlens_k, k.size(2), "cu_seqlens_k");
+  check(q_at.size() == k_at.size(), kOp, "cu_seqlens_k must be as long as cu_seqlens_q");
+  std::vector<Sequence> sequences;
+  for (size_t i = 0; i + 1 < q_at.size(); ++i) {
+    sequences.push_back({.batch = 0,
+                         .first_query = q_at[i],
+                         .q_len = q_at[i + 1] - q_at[i],
+                         .first_key = k_at[i],
+                         .kv_len = k_at[i + 1] - k_at[i],
+                         .prefix = 0,
+                         .tiles_before = 0,
+                         .blocks_before = 0});
+  }
+  return sequences;
+}
+
+std::vector<Sequence> padded_sequences(const Tensor& q, const Tensor& k, const Options& o) {
+  const size_t batch = static_cast<size_t>(q.size(0));
+  std::vector<int64_t> lengths(batch, k.size(2));
+  if (o.kv_lengths) {
+    lengths = integers(*o.kv_lengths, "kv_lengths");
+    check(lengths.size() == batch, kOp, "kv_lengths must have shape (batch,)");
+  }
+  std::vector<Sequence> sequences;
+  for (size_t i = 0; i < batch; ++i) {
+    check(lengths[i] >= 0 && lengths[i] <= k.size(2), kOp,
+          "kv_lengths must lie in [0, " + std::to_string(k.size(2)) + "], got " + std::to_string(lengths[i]));
+    sequences.push_back({.batch = static_cast<int64_t>(i),
+                         .first_query = 0,
+                         .q_len = q.size(2),
+                         .first_key = 0,
+                         .kv_len = lengths[i],
+                         .prefix = 0,
+                         .tiles_before = 0,
+                         .blocks_before = 0});
+  }
+  return sequences;
+}
+
+std::vector<Sequence> sequences_of(const Tensor& q, const Tensor& k, const Options& o) {
+  std::vector<Sequence> sequences =
+      o.cu_seqlens_q || o.cu_seqlens_k ? packed_sequences(q, k, o) : padded_sequences(q, k, o);
+  if (o.prefix_length) {
+    const std::vector<int64_t> prefix = integers(*o.prefix_length, "prefix_length");
+    check(prefix.size() == sequences.size(), kOp, "prefix_length must have one entry per sequence");
+    for (size_t i = 0; i < prefix.size(); ++i) {
+      check(prefix[i] >= 0, kOp, "prefix_length must not be negative, got " + std::to_string(prefix[i]));
+      sequences[i].prefix = prefix[i];
+    }
+  }
+  return sequences;
+}
+
+// Strides of a mask that broadcasts to (batch, heads, q_len, kv_len), given those of its own dimensions.
+attention::MaskStrides broadcast_strides(const Tensor& mask, const std::vector<int64_t>& strides,
+                                         const std::vector<int64_t>& shape) {
+  int64_t wide[4] = {0, 0, 0, 0};
+  check(mask.dim() <= 4, kOp, "attn_mask must have at most four dimensions");
+  for (int64_t i = 0; i < mask.dim(); ++i) {
+    const int64_t to = 4 - mask.dim() + i;
+    if (mask.size(i) == 1) continue;
+    check(mask.size(i) == shape[static_cast<size_t>(to)], kOp,
+          "attn_mask must broadcast to (batch, heads, q_len, kv_len)");
+    wide[to] = strides[static_cast<size_t>(i)];
+  }
+  return {wide[0], wide[1], wide[2], wide[3]};
+}
+
+// A problem, with what it points to.
+struct Inputs {
+  Tensor q, k, v;
+  std::vector<Sequence> sequences;
+  std::vector<double> sink_logits, alibi_slopes;
+  std::vector<int64_t> score_shape;
+  Problem problem;
+};
+
+void check_heads(const Tensor& q, const Tensor& k, const Tensor& v) {
+  check(q.dim() == 4 && k.dim() == 4 && v.dim() == 4, kOp, "q, k and v must be (batch, heads, len, dim)");
+  check(k.size(0) == q.size(0) && v.size(0) == q.size(0) && k.size(3) == q.size(3), kOp,
+        "k and v must have q's batch, and k its head_dim");
+  check(v.size(1) == k.size(1) && v.size(2) == k.size(2), kOp, "v must have k's heads and length");
+  check(k.size(1) ? q.size(1) % k.size(1) == 0 : q.size(1) == 0, kOp, "heads must be a multiple of kv_heads");
+  check_same_dtype(q, k, kOp, "k");
+  check_same_dtype(q, v, kOp, "v");
+}
+
+Inputs prepare(const Tensor& q_any, const Tensor& k_any, const Tensor& v_any, const Options& o) {
+  check_heads(q_any, k_any, v_any);
+  check(o.dropout_p >= 0 && o.dropout_p <= 1 && (o.dropout_p == 0 || o.dropout_seed), kOp,
+        "dropout_p must lie in [0, 1] and needs dropout_seed");
+  check(o.sink_tokens >= 0 && (!o.window || *o.window > 0), kOp,
+        "sink_tokens must not be negative and window must be positive");
+  Inputs in{with_dense_rows(q_any),
+            with_dense_rows(k_any),
+            with_dense_rows(v_any),
+            sequences_of(q_any, k_any, o),
+            per_head(o.sink_logits, q_any.size(1), "sink_logits"),
+            per_head(o.alibi_slopes, q_any.size(1), "alibi_slopes"),
+            {q_any.size(0), q_any.size(1), q_any.size(2), k_any.size(2)},
+            {}};
+  in.problem = {.dtype = dtype_of(q_any, kOp, "q"),
+                .sequences = static_cast<int64_t>(in.sequences.size()),
+                .heads = q_any.size(1),
+                .kv_heads = k_any.size(1),
+                .head_dim = q_any.size(3),
+                .value_dim = v_any.size(3),
+                .tokens = q_any.size(2),
+                .sequence = in.sequences.data(),
+                .q = heads_of(in.q),
+                .k = heads_of(in.k),
+                .v = heads_of(in.v),
+                .intervals = {o.is_causal, o.window.value_or(0), o.sink_tokens},
+                .mask = {},
+                .sink_logits = o.sink_logits ? in.sink_logits.data() : nullptr,
+                .alibi_slopes = o.alibi_slopes ? in.alibi_slopes.data() : nullptr,
+                .scale = o.scale.value_or(1 / std::sqrt(static_cast<double>(q_any.size(3)))),
+                .softcap = o.softcap.value_or(0),
+                .dropout_p = o.dropout_p,
+                .seed = 0,
+                .tiles = 0,
+                .blocks = 0};
+  if (o.dropout_seed) {
+    check(o.dropout_seed->numel() == 1 && o.dropout_seed->scalar_type() == ScalarType::Long, kOp,
+          "dropout_seed must be one int64");
+    in.problem.seed = static_cast<uint64_t>(*static_cast<const int64_t*>(o.dropout_seed->const_data_ptr()));
+  }
+  if (o.attn_mask) {
+    const Tensor& mask = *o.attn_mask;
+    const bool boolean = mask.scalar_type() == ScalarType::Bool;
+    const std::vector<int64_t> strides(mask.strides().begin(), mask.strides().end());
+    in.problem.mask = {mask.const_data_ptr(), boolean,
+                       boolean ? DType::f32 : dtype_of(mask, kOp, "attn_mask"),
+                       broadcast_strides(mask, strides, in.score_shape)};
+  }
+  return in;
+}
+
+Tensor new_lse(const Inputs& in) {
+  return empty(in.q, {in.q.size(0), in.q.size(1), in.q.size(2)}, accumulator_type(in.q));
+}
+
+std::tuple<Tensor, Tensor> attention_forward(
+    const Tensor& q, const Tensor& k, const Tensor& v, std::optional<Tensor> attn_mask,
+    std::optional<Tensor> sink_logits, std::optional<Tensor> alibi_slopes,
+    std::optional<Tensor> prefix_length, std::optional<Tensor> kv_lengths, std::optional<Tensor> cu_seqlens_q,
+    std::optional<Tensor> cu_seqlens_k, std::optional<Tensor> dropout_seed, bool is_causal,
+    std::optional<double> scale, std::optional<int64_t> window, int64_t sink_tokens,
+    std::optional<double> softcap, double dropout_p) {
+  const Inputs in =
+      prepare(q, k, v,
+              {attn_mask, sink_logits, alibi_slopes, prefix_length, kv_lengths, cu_seqlens_q, cu_seqlens_k,
+               dropout_seed, is_causal, scale, window, sink_tokens, softcap, dropout_p});
+  const Problem& p = in.problem;
+  Tensor out = new_heads(q, q.size(0), p.heads, p.tokens, p.value_dim, false), lse = new_lse(in);
+  if (lse.numel() > 0) attention::forward({p, heads_of(out), lse.mutable_data_ptr()});
+  return {out, lse};
+}
+
+// Zeros in the mask's own shape, and how the scores index it.
+Tensor new_mask_gradient(const Inputs& in, const Tensor& mask, attention::Backward& to) {
+  Tensor grad = torch::stable::new_zeros(in.q, shape_of(mask), ScalarType::Double);
+  const std::vector<int64_t> strides(grad.strides().begin(), grad.strides().end());
+  to.grad_mask = static_cast<double*>(grad.mutable_data_ptr());
+  to.grad_mask_strides = broadcast_strides(mask, strides, in.score_shape);
+  return grad;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
+    const Tensor& grad_out_any, std::optional<Tensor> grad_lse_any, const Tensor& out_any,
+    const Tensor& lse_any, const Tensor& q, const Tensor& k, const Tensor& v, std::optional<Tensor> attn_mask,
+    std::optional<Tensor> sink_logits, std::optional<Tensor> alibi_slopes,
+    std::optional<Tensor> prefix_length, std::optional<Tensor> kv_lengths, std::optional<Tensor> cu_seqlens_q,
+    std::optional<Tensor> cu_seqlens_k, std::optional<Tensor> dropout_seed, bool is_causal,
+    std::optional<double> scale, std::optional<int64_t> window, int64_t sink_tokens,
+    std::optional<double> softcap, double dropout_p, bool mask_gradient) {
+  const Inputs in =
+      prepare(q, k, v,
+              {attn_mask, sink_logits, alibi_slopes, prefix_length, kv_lengths, cu_seqlens_q, cu_seqlens_k,
+               dropout_seed, is_causal, scale, window, sink_tokens, softcap, dropout_p});
+  const Problem& p = in.problem;
+  check_same_dtype(q, grad_out_any, kOp, "grad_out");
+  check_same_dtype(q, out_any, kOp, "out");
+  check_same_shape(out_any, grad_out_any, kOp, "grad_out");
+  check(shape_of(out_any) == std::vector<int64_t>{q.size(0), p.heads, p.tokens, p.value_dim}, kOp,
+        "out must be (batch, heads, q_len, dim of v)");
+  check(shape_of(lse_any) == std::vector<int64_t>{q.size(0), p.heads, p.tokens} &&
+            lse_any.scalar_type() == accumulator_type(q),
+        kOp, "lse must be (batch, heads, q_len) accumulators");
+  const Tensor out = with_dense_rows(out_any), grad_out = with_dense_rows(grad_out_any), lse = dense(lse_any);
+  std::optional<Tensor> grad_lse;
+  if (grad_lse_any) {
+    check_same_shape(lse, *grad_lse_any, kOp, "grad_lse");
+    check_same_dtype(lse, *grad_lse_any, kOp, "grad_lse");
+    grad_lse = dense(*grad_lse_any);
+  }
+  // Keys past kv_lengths belong to no sequence.
+  const bool padded = kv_lengths.has_value();
+  Tensor grad_q = new_heads(q, q.size(0), p.heads, p.tokens, p.head_dim, false);
+  Tensor grad_k = new_heads(k, k.size(0), p.kv_heads, k.size(2), p.head_dim, padded);
+  Tensor grad_v = new_heads(v, v.size(0), p.kv_heads, v.size(2), p.value_dim, padded);
+  Tensor grad_sink = torch::stable::new_zeros(q, {sink_logits ? p.heads : 0}, accumulator_type(q));
+  attention::Backward b{.problem = p,
+                        .out = heads_of(out),
+                        .grad_out = heads_of(grad_out),
+                        .lse = lse.const_data_ptr(),
+                        .grad_lse = grad_lse ? grad_lse->const_data_ptr() : nullptr,
+                        .grad_q = heads_of(grad_q),
+                        .grad_k = heads_of(grad_k),
+                        .grad_v = heads_of(grad_v),
+                        .grad_mask = nullptr,
+                        .grad_mask_strides = {},
+                        .grad_sink = sink_logits ? grad_sink.mutable_data_ptr() : nullptr};
+  mask_gradient = mask_gradient && attn_mask && !p.mask.boolean;
+  Tensor grad_mask = mask_gradient ? new_mask_gradient(in, *attn_mask, b)
+                                   : torch::stable::new_zeros(q, {0}, ScalarType::Double);
+  if (p.heads > 0 && p.sequences > 0) attention::backward(b);
+  return {grad_q, grad_k, grad_v, grad_mask, grad_sink};
+}
+
+#define PYLLM_ATTENTION_ARGUMENTS                                                                      \
+  "Tensor q, Tensor k, Tensor v, Tensor? attn_mask, Tensor? sink_logits, Tensor? alibi_slopes, "       \
+  "Tensor? prefix_length, Tensor? kv_lengths, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, "            \
+  "Tensor? dropout_seed, bool is_causal, float? scale, int? window, int sink_tokens, float? softcap, " \
+  "float dropout_p"
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
+  m.def("attention(" PYLLM_ATTENTION_ARGUMENTS ") -> (Tensor out, Tensor lse)");
+  m.def(
+      "attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor out, Tensor "
+      "lse, " PYLLM_ATTENTION_ARGUMENTS
+      ", bool mask_gradient) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_mask, "
+      "Tensor grad_sink)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) {
+  m.impl("attention", TORCH_BOX(&attention_forward));
+  m.impl("attention_backward", TORCH_BOX(&attention_backward));
+}
+
+}  // namespace pyllm::binding

@@ -1,0 +1,150 @@
+// Tiles of rows and blocks of keys as the vector kernels hold them: floats, rows in place, right-hand sides
+// of products in panels (core/gemm.h).
+#pragma once
+
+#include "core/gemm.h"
+#include "ops/attention/geometry.h"
+
+namespace pyllm::attention {
+namespace {
+
+// Queries [first, first + queries) of all the heads that share kv_head. Row r is query first + r % queries of
+// head kv_head * group + r / queries.
+struct Tile {
+  const Sequence& s;
+  int64_t kv_head, group, first, queries;
+};
+
+[[maybe_unused]] inline int64_t row_count(const Tile& t) { return t.queries * t.group; }
+
+// Calls f(row, head, query) for every row of a tile.
+template <class F>
+[[maybe_unused]] inline void for_each_row(const Tile& t, const F& f) {
+  for (int64_t g = 0; g < t.group; ++g) {
+    for (int64_t i = 0; i < t.queries; ++i) f(g * t.queries + i, t.kv_head * t.group + g, t.first + i);
+  }
+}
+
+[[maybe_unused]] inline int64_t tile_count(const Problem& p, const Sequence& s) {
+  return ceil_div(s.q_len, tile_queries(p));
+}
+
+[[maybe_unused]] inline Tile make_tile(const Problem& p, const Sequence& s, int64_t kv_head, int64_t index) {
+  const int64_t first = index * tile_queries(p);
+  return {s, kv_head, group_size(p), first, smaller(tile_queries(p), s.q_len - first)};
+}
+
+// Rows a thread's scratch must hold.
+[[maybe_unused]] inline int64_t largest_tile(const Problem& p) {
+  int64_t queries = 0;
+  for (int64_t i = 0; i < p.sequences; ++i) {
+    queries = p.sequence[i].q_len > queries ? p.sequence[i].q_len : queries;
+  }
+  return smaller(queries, tile_queries(p)) * group_size(p);
+}
+
+// Keys [first, first + keys) of a sequence.
+struct Block {
+  int64_t first, keys;
+};
+
+[[maybe_unused]] inline Block make_block(const Sequence& s, int64_t index) {
+  return {index * kBlock, smaller(kBlock, s.kv_len - index * kBlock)};
+}
+
+// Columns of a tile's scores, counted from the block's first key, outside of which no row sees anything;
+// whole panels, so the last may reach past the block, where panels hold zeros.
+struct Columns {
+  int64_t first, last;
+};
+
+[[maybe_unused]] inline Columns visible_columns(const Problem& p, const Tile& t, const Block& b) {
+  const Visible top = visible(p, t.s, t.first), bottom = visible(p, t.s, t.first + t.queries - 1);
+  const KeyRange range = visible_range({bottom.head, top.low, bottom.high}, b.first, b.first + b.keys);
+  if (range.first == range.last) return {0, 0};
+  return {(range.first - b.first) / kPanel * kPanel, ceil_div(range.last - b.first, kPanel) * kPanel};
+}
+
+// True if no element is NaN or infinite.
+[[maybe_unused]] inline bool all_finite(const float* x, int64_t count) {
+  Vec sum = zero();
+  for_each_vec(count, [&](int64_t i, int64_t lanes) { sum = fma(load_lanes(x + i, lanes), zero(), sum); });
+  return reduce_add(sum) == 0.0f;
+}
+
+// Rows of a (batch, heads, tokens, dim) tensor as floats, row stride dim.
+template <class T>
+[[maybe_unused]] void load_rows(const Heads& x, const Tile& t, int64_t dim, float* rows) {
+  for_each_row(t, [&](int64_t row, int64_t head, int64_t query) {
+    to_float(query_row<const T>(x, t.s, head, query), rows + row * dim, dim);
+  });
+}
+
+// Panels of a block as the right-hand side of a product over the head's dimension (scores: dim x keys) ...
+template <class T>
+[[maybe_unused]] void pack_transposed(const Heads& x, const Sequence& s, int64_t kv_head, const Block& b,
+                                      int64_t dim, float* panels) {
+  pack_panels(key_row<const T>(x, s, kv_head, b.first), 1, x.token, dim, b.keys, panels);
+}
+
+// ... or over the keys (sums: keys x dim).
+template <class T>
+[[maybe_unused]] void pack_keys(const Heads& x, const Sequence& s, int64_t kv_head, const Block& b,
+                                int64_t dim, float* panels) {
+  pack_panels(key_row<const T>(x, s, kv_head, b.first), x.token, 1, b.keys, dim, panels);
+}
+
+// C (m x n) (+)= A B for `depth` rows of B from row `first` on, where B is packed with `packed_depth` rows a
+// panel.
+[[maybe_unused]] inline void gemm_part(const float* a, int64_t lda, const float* packed, int64_t packed_depth,
+                                       int64_t first, int64_t depth, float* c, int64_t ldc, int64_t m,
+                                       int64_t n, bool accumulate) {
+  for (int64_t column = 0; column < n; column += kPanel) {
+    gemm(a, lda, packed + column * packed_depth + first * kPanel, c + column, ldc, m,
+         smaller(kPanel, n - column), depth, accumulate);
+  }
+}
+
+// Long dot products are summed in parts of this many terms: one chain of 272 loses two bits more than plain
+// PyTorch's product does.
+constexpr int64_t kDotDepth = 64;
+
+// scores[row, column] = rows . keys for the columns asked for; row stride kBlock.
+[[maybe_unused]] inline void dot_products(const float* rows, int64_t count, const float* panels, int64_t dim,
+                                          const Columns& c, float* scores) {
+  for (int64_t d = 0; d < dim || d == 0; d += kDotDepth) {
+    gemm_part(rows + d, dim, panels + c.first * dim, dim, d, smaller(kDotDepth, dim - d), scores + c.first,
+              kBlock, count, c.last - c.first, d > 0);
+  }
+}
+
+// Weights that a mask set to zero carry the sign bit. Where every operand is finite that changes nothing;
+// where one is not, products with it are left out.
+constexpr float kMaskedWeight = -0.0f;
+[[maybe_unused]] inline bool is_masked(float weight) {
+  return std::bit_cast<uint32_t>(weight) == std::bit_cast<uint32_t>(kMaskedWeight);
+}
+
+// sums[i, :] (+)= sum over k in order of x(i, k) * source[k, :], without the terms whose weight(i, k) is
+// masked. x and weight are read at i * stride_i + k * stride_k; source is packed, `packed_depth` rows a
+// panel.
+[[maybe_unused]] inline void sum_unmasked(const float* x, const float* weight, int64_t stride_i,
+                                          int64_t stride_k, int64_t rows, int64_t depth, const float* source,
+                                          int64_t packed_depth, int64_t dim, float* sums, bool accumulate) {
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t d = 0; d < dim; d += kLanes) {
+      const float* column = source + d / kPanel * kPanel * packed_depth + d % kPanel;
+      Vec sum = zero();
+      for (int64_t k = 0; k < depth; ++k) {
+        const int64_t at = i * stride_i + k * stride_k;
+        if (!is_masked(weight[at])) sum = fma(set1(x[at]), load(column + k * kPanel), sum);
+      }
+      const int64_t lanes = smaller(kLanes, dim - d);
+      float* to = sums + i * dim + d;
+      store_lanes(to, accumulate ? load_lanes(to, lanes) + sum : sum, lanes);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace pyllm::attention
