@@ -119,6 +119,8 @@ class AdamW(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict()` returned, also torch.optim.AdamW's; moments keep full precision."""
         super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            group.setdefault("master_weights", self.defaults["master_weights"])
         # torch casts moments and master to the parameter's dtype, losing bits, and shares `step` with the source.
         saved_ids = (i for group in state_dict["param_groups"] for i in group["params"])
         params = (p for group in self.param_groups for p in group["params"])

@@ -35,7 +35,7 @@ def run(function: Any, state: list[Any], **changes: Any) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("count", [0, 1, 17, 1000, 70_000])
+@pytest.mark.parametrize("count", [0, 1, 17, 40_001])
 @pytest.mark.parametrize("master", [False, True])
 def test_error_rule(isa: str, count: int, dtype: torch.dtype, master: bool) -> None:
     if master and dtype == torch.float32:

@@ -15,7 +15,7 @@ from pyllm.ops.linear_cross_entropy import linear_cross_entropy_reference
 from tests.ops.numerics import assert_same_bits_at_any_thread_count, check_op
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-SHAPES = [(1, 3, 2), (5, 17, 33), (70, 40, 300), (2, 64, 256), (55, 300, 530)]  # tokens, hidden, vocab
+SHAPES = [(1, 3, 2), (5, 17, 33), (70, 40, 300), (2, 64, 256), (50, 300, 270)]  # tokens, hidden, vocab
 EVERYTHING: dict[str, Any] = {
     "label_smoothing": 0.1,
     "z_loss": 1e-2,
@@ -263,13 +263,14 @@ def test_autocast_lowers_and_keeps_weights_wide() -> None:
 
 
 def test_peak_memory_is_far_below_the_logits() -> None:
-    """Fresh process; 1024 x 65536 fp32 logits would take 256 MB, the gradients asked for take 17 MB."""
+    """Fresh process; 1024 x 32768 fp32 logits would take 128 MB, the gradients asked for take 2 MB."""
     script = """
 import resource, torch
 from pyllm.ops import linear_cross_entropy
-x = torch.randn(1024, 32, requires_grad=True)
-weight = torch.randn(65536, 32, requires_grad=True)
-target = torch.randint(0, 65536, (1024,))
+torch.set_num_threads(1)
+x = torch.randn(1024, 16, requires_grad=True)
+weight = torch.randn(32768, 16, requires_grad=True)
+target = torch.randint(0, 32768, (1024,))
 linear_cross_entropy(x[:64], weight[:512], target[:64] % 512).backward()
 x.grad = weight.grad = None
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -277,7 +278,7 @@ linear_cross_entropy(x, weight, target).backward()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     kilobytes = int(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
-    assert kilobytes < 40_000
+    assert kilobytes < 16_000
 
 
 def test_bad_input_is_named() -> None:

@@ -38,6 +38,18 @@ def test_equals_torch_to_rounding(isa: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(ours, theirs, rtol=2e-6 if dtype == torch.float32 else 1e-12, atol=1e-6)
 
 
+def test_a_state_without_master_weights_gets_them() -> None:
+    params, donors = parameters(torch.bfloat16), parameters(torch.bfloat16)
+    donor = AdamW(donors, master_weights=False)
+    train(donor, donors, range(2))
+    optimizer = AdamW(params)
+    optimizer.load_state_dict({**donor.state_dict(), "param_groups": optimizer.state_dict()["param_groups"]})
+    train(optimizer, params, range(2, 3))
+    for p in params:
+        assert torch.equal(p, optimizer.state[p]["master"].bfloat16())
+        assert optimizer.state[p]["step"].item() == 3.0
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_master_weights_follow_float32_training(dtype: torch.dtype) -> None:
     narrow, wide = parameters(dtype), [torch.nn.Parameter(p.float()) for p in parameters(dtype)]
