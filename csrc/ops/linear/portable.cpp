@@ -26,7 +26,7 @@
 namespace pyllm::linear {
 namespace {
 
-constexpr int64_t kColumns = 64;  // a task's columns: a whole number of panels at every level
+constexpr int64_t kColumns = 256;  // a task's columns: a whole number of panels at every level
 constexpr int64_t kLeftFloats = int64_t{1} << 22;  // 16 MB of packed left operand at most
 constexpr int64_t kTasks = 16;                     // rows are cut too where columns alone make fewer tasks
 constexpr int64_t kFewRows = 4;
@@ -77,17 +77,27 @@ void product_block(const Product& p, const Block& block, const float* strips, fl
   }
 }
 
+// Packs rows [first, first + count) of left into strips.
+template <class T>
+void pack_left(const Product& p, int64_t first, int64_t count, float* strips) {
+  parallel_for(0, ceil_div(count, kRows), 4, [&](int64_t begin, int64_t end) {
+    // 64 k's of all strips at a time: where left is read transposed, its 64 rows of memory stay in the
+    // address cache.
+    for (int64_t k = 0; k < p.depth; k += 64) {
+      for (int64_t row = begin * kRows; row < smaller(end * kRows, count); row += kRows) {
+        pack_panel<kRows>(at<T>(p.left, first + row, k), p.left.stride_k, p.left.stride,
+                          smaller(p.depth - k, 64), smaller(count - row, kRows),
+                          strips + row * p.depth + k * kRows);
+      }
+    }
+  });
+}
+
 // Rows [first, first + count) of out; `strips` has room for them packed.
 template <class T>
 void product_stretch(const Product& p, int64_t first, int64_t count, float* strips) {
+  pack_left<T>(p, first, count, strips);
   const int64_t strip_count = ceil_div(count, kRows);
-  parallel_for(0, strip_count, 4, [&](int64_t begin, int64_t end) {
-    for (int64_t strip = begin; strip < end; ++strip) {
-      const int64_t row = strip * kRows;
-      pack_panel<kRows>(at<T>(p.left, first + row, 0), p.left.stride_k, p.left.stride, p.depth,
-                        smaller(count - row, kRows), strips + row * p.depth);
-    }
-  });
   const int64_t column_blocks = ceil_div(p.columns, kColumns);
   const int64_t wanted = smaller(ceil_div(kTasks, column_blocks), ceil_div(strip_count, 8));
   const int64_t block_rows = ceil_div(strip_count, wanted) * kRows;
@@ -125,6 +135,8 @@ void product_lanes(const Product& p, const float* left, int64_t column, int64_t 
     for (int64_t k = k0; k < end; k += kLanes) {
       const int64_t depth = smaller(end - k, kLanes);
       Vec block[kLanes];
+      // The hardware follows sixteen rows badly: the same place in the next group of rows is asked for now.
+      for (int64_t n = 0; n < kLanes; ++n) __builtin_prefetch(at<T>(p.right, column + kLanes + n, k));
       load_transposed(at<T>(p.right, column, k), p.right.stride, lanes, depth, block);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
