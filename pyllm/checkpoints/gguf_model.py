@@ -123,7 +123,7 @@ def _config(file: GGUFFile) -> ModelConfig:
         raise GGUFError(f"{heads} heads for a width of {hidden}")
     tensors, theta = file.tensors, metadata.number("rope.freq_base", 10000.0)
     return ModelConfig(
-        vocab_size=_vocab_size(file),
+        vocab_size=_vocab_size(file, metadata),
         hidden_size=hidden,
         intermediate_size=metadata.integer("feed_forward_length"),
         num_hidden_layers=metadata.integer("block_count"),
@@ -146,11 +146,17 @@ def _config(file: GGUFFile) -> ModelConfig:
     )
 
 
-def _vocab_size(file: GGUFFile) -> int:
+def _vocab_size(file: GGUFFile, metadata: _Metadata) -> int:
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise GGUFError("token_embd.weight must be a tensor of two dimensions")
-    return embedding.shape[0]
+    rows = embedding.shape[0]
+    if metadata.integer("vocab_size", rows) != rows:
+        raise GGUFError(f"{metadata.architecture}.vocab_size differs from the embedding's {rows} rows")
+    tokens = len(file.metadata.get("tokenizer.ggml.tokens", ()))
+    if tokens > rows:
+        raise GGUFError(f"the tokenizer has {tokens} tokens, the embedding only {rows} rows")
+    return rows
 
 
 def _end_tokens(file: GGUFFile) -> tuple[int, ...]:

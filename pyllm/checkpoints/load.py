@@ -63,6 +63,8 @@ def load_checkpoint(
     path = Path(path)
     _check_exists(path)
     requested = _dtype_argument(dtype)
+    if path.suffix == ".safetensors":
+        raise ValueError(f"{path}: give the folder that holds it and its config.json")
     if path.is_file():
         config, stored, tokenizer_path = _open_gguf(path)
     else:

@@ -133,6 +133,7 @@ class ModelConfig:
         if self.sliding_window is not None:
             _check_counts(self, "sliding_window")
         self._check_layer_types()
+        self._check_token_ids()
 
     def _default_head_dim(self) -> int:
         if self.hidden_size % self.num_attention_heads:
@@ -153,6 +154,13 @@ class ModelConfig:
             )
         if "sliding_attention" in self.layer_types and self.sliding_window is None:
             raise ValueError("layer_types asks for sliding_attention, but sliding_window is None")
+
+    def _check_token_ids(self) -> None:
+        for name in ("bos_token_id", "pad_token_id"):
+            if not isinstance(getattr(self, name), (int, type(None))):
+                raise ValueError(f"{name} must be an integer or None, got {getattr(self, name)!r}")
+        if not all(isinstance(token, int) for token in self.eos_token_ids):
+            raise ValueError(f"eos_token_ids must be integers, got {self.eos_token_ids!r}")
 
     def window(self, layer: int) -> int | None:
         """Sliding window of one layer in tokens, None for full attention."""
@@ -226,6 +234,8 @@ PRESETS = {
 
 def preset(name: str, **changes: object) -> ModelConfig:
     """A named configuration with some fields replaced, e.g. `preset("demo", vocab_size=4096)`.
+
+    Fields that are not named stay as they are: with another `hidden_size` the heads keep their size.
 
     Raises:
         ValueError: unknown name; TypeError: unknown field.

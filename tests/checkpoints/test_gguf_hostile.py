@@ -218,7 +218,7 @@ def test_mutated_files_are_read_or_refused(small_file: bytes, tmp_path: Path) ->
     rng = random.Random(20)
     path = tmp_path / "mutant.gguf"
     refused = 0
-    for _ in range(1500):
+    for _ in range(700):
         path.write_bytes(_mutated(small_file, rng))
         try:
             file = read_gguf(path)
@@ -226,7 +226,7 @@ def test_mutated_files_are_read_or_refused(small_file: bytes, tmp_path: Path) ->
                 assert file.tensor_bytes(name).size == info.nbytes <= path.stat().st_size
         except GGUFError:
             refused += 1
-    assert 500 < refused < 1500
+    assert 200 < refused < 700
 
 
 def test_mutated_models_are_loaded_or_refused(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_mixed_types(tmp_path: Path) -> None:
     _check_logits(tmp_path / "m.gguf", model)
     stored = {info.type.name for info in read_gguf(tmp_path / "m.gguf").tensors.values()}
     assert stored == {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"}
-    assert load_checkpoint(tmp_path / "m.gguf").network.dtype == torch.bfloat16
+    assert load_checkpoint(tmp_path / "m.gguf").network.dtype == torch.float32
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [(Kind.F16, torch.float16), (Kind.BF16, torch.bfloat16)])
@@ -213,6 +213,10 @@ def _add(method: str, *values: object) -> Callable[[gguf.GGUFWriter], None]:
         (_add("add_float32", "llama.rope.freq_base", float("nan")), "rope_theta must be a positive number"),
         (_add("add_uint32", "llama.attention.value_length", 8), "must equal the head size 10"),
         (_add("add_uint32", "llama.rope.dimension_count", 4), "must equal the head size 10"),
+        (_add("add_uint32", "llama.vocab_size", 98), "vocab_size differs from the embedding's 97 rows"),
+        (_add("add_token_list", ["x"] * 98), "the tokenizer has 98 tokens, the embedding only 97 rows"),
+        (_add("add_string", "tokenizer.ggml.bos_token_id", "x"), "bos_token_id must be an integer"),
+        (_add("add_array", "general.architecture", ["llama", "llama"]), "architecture"),
         (_add("add_string", "general.architecture", "mamba"), "architecture 'mamba' is not supported"),
     ],
 )

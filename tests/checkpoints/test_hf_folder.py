@@ -177,6 +177,9 @@ def test_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load_checkpoint("absent.gguf")
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         load_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match="give the folder that holds it"):
+        load_checkpoint(tmp_path / "model.safetensors")
     (tmp_path / "model.gguf").touch()
     with pytest.raises(FileNotFoundError, match=r"give its own path \(model\.gguf\)"):
         load_checkpoint(tmp_path)
