@@ -23,6 +23,7 @@ from pyllm.cli.chat import chat
 from pyllm.cli.demo import demo
 from pyllm.cli.generate import generate
 from pyllm.cli.info import info
+from pyllm.cli.pretrain import pretrain
 
 _INPUT_ERRORS = (ValueError, TypeError, OSError, RuntimeError, ImportError, FloatingPointError, MemoryError)
 
@@ -92,6 +93,7 @@ def application() -> typer.Typer:
     _add(tokenizers, "train", tokenizer.train)
     _add(tokenizers, "encode", tokenizer.encode)
     app.add_typer(tokenizers, name="tokenizer")
+    _add(app, "pretrain", pretrain)
     _add(app, "generate", generate)
     _add(app, "chat", chat)
     measures = _group("Measure models.")

@@ -35,6 +35,7 @@ __all__ = [
 _NEEDS_TORCH = {
     "Batch": "batch",
     "Row": "batch",
+    "Rows": "batch",
     "collate": "batch",
     "PackedRows": "packing",
     "rows_at": "packing",
