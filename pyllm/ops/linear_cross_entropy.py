@@ -97,6 +97,8 @@ def linear_cross_entropy(
     _check(x, weight, target, bias, token_weight)
     _check_options(label_smoothing, z_loss, softcap, temperature, reduction)
     if not _library.has_kernels(x):
+        if target.device.type == "cpu" and not torch.compiler.is_compiling():
+            _check_range(target, weight.shape[0], ignore_index)
         return linear_cross_entropy_reference(
             x,
             weight,
@@ -218,6 +220,14 @@ def _check_token_weight(token_weight: Tensor, target: Tensor) -> None:
         raise ValueError(
             "linear_cross_entropy: token_weight must not require a gradient; for weights that are learned, multiply "
             'the losses of reduction="none"'
+        )
+
+
+def _check_range(target: Tensor, vocab: int, ignore_index: int) -> None:
+    bad = target[((target < 0) | (target >= vocab)) & (target != ignore_index)]
+    if bad.numel():
+        raise IndexError(
+            f"linear_cross_entropy: target must be in [0, {vocab}) or ignore_index, got {bad[0].item()}"
         )
 
 

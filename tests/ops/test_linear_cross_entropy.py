@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from pyllm.ops import linear_cross_entropy
+from pyllm.ops import _library, linear, linear_cross_entropy
 from pyllm.ops.linear_cross_entropy import linear_cross_entropy_reference
 from tests.ops.numerics import assert_same_bits_at_any_thread_count, check_op
 
@@ -180,6 +180,16 @@ def test_a_constant_bias_shifts_lse_alone(seed: int, shift: float) -> None:
     torch.testing.assert_close(shifted_lse, lse + shift, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_logits_are_the_bits_of_linear(isa: str, dtype: torch.dtype) -> None:
+    """With a vocabulary of one token, lse is its logit."""
+    x, weight, bias, target = (t.detach() for t in inputs(5, 700, 3, dtype))
+    for j in range(3):
+        row, offset = weight[j : j + 1], bias[j : j + 1]
+        _, lse = linear_cross_entropy(x, row, target * 0, bias=offset, return_lse=True)
+        assert torch.equal(lse, linear(x.float(), row.float(), offset.float())[:, 0])
+
+
 def test_reductions_agree_and_ignored_tokens_do_not_matter(isa: str) -> None:
     x, weight, bias, target = inputs(30, 10, 50, torch.float32)
     target[::2] = -100
@@ -266,7 +276,7 @@ def test_peak_memory_is_far_below_the_logits() -> None:
     """Fresh process; 1024 x 32768 fp32 logits would take 128 MB, the gradients asked for take 2 MB."""
     script = """
 import resource, torch
-from pyllm.ops import linear_cross_entropy
+from pyllm.ops import _library, linear, linear_cross_entropy
 torch.set_num_threads(1)
 x = torch.randn(1024, 16, requires_grad=True)
 weight = torch.randn(32768, 16, requires_grad=True)
@@ -279,6 +289,22 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     kilobytes = int(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
     assert kilobytes < 16_000
+
+
+def test_without_kernels_the_reference_runs_the_same_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, bias, target = inputs(4, 8, 30, torch.float32)
+    expected = linear_cross_entropy(x, weight, target, bias=bias, **EVERYTHING)
+    monkeypatch.setattr(_library, "has_kernels", lambda x: False)
+    torch.testing.assert_close(linear_cross_entropy(x, weight, target, bias=bias, **EVERYTHING), expected)
+    with pytest.raises(IndexError, match=r"target must be in \[0, 30\) or ignore_index, got 31"):
+        linear_cross_entropy(x, weight, torch.tensor([1, 31, -100, 2]))
+
+
+def test_zero_hidden_is_the_bias_alone(isa: str) -> None:
+    bias = torch.randn(300)
+    target = torch.tensor([0, 299])
+    loss = linear_cross_entropy(torch.empty(2, 0), torch.empty(300, 0), target, bias=bias)
+    torch.testing.assert_close(loss, F.cross_entropy(bias.expand(2, 300), target))
 
 
 def test_bad_input_is_named() -> None:
