@@ -60,20 +60,25 @@ class Demo:
 
     def write(self, text: str) -> None:
         """Text of a model, as it is."""
-        self.console.file.write(text)
-        self.console.file.flush()
+        self.console.out(text, end="", highlight=False)
 
 
 def run_demo(
-    *, data: Sequence[str] = (), out: Path | None = None, model: Path | None = None, seconds: float = 90.0
+    *,
+    data: Sequence[str] = (),
+    out: Path | None = None,
+    model: Path | None = None,
+    seconds: float = 90.0,
+    console: Console | None = None,
 ) -> None:
-    """Runs all four steps on standard output and ends with a report.
+    """Runs all four steps and ends with a report.
 
     Args:
         data: files and folders of text; none means the sources of Python's standard library.
         out: new folder for tokenizer, model and plot; `pyllm-demo`, or the next free name, where None.
         model: chat model for the last step, a .gguf file or a folder; SmolLM2-135M-Instruct where None.
         seconds: length of the pre-training.
+        console: where everything is shown; standard output where None.
 
     Raises:
         ValueError, FileNotFoundError: an argument is wrong; nothing was computed then.
@@ -91,8 +96,8 @@ def run_demo(
         Tokenizer.from_file(model)
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"out: {str(out)!r} exists already; name a new folder")
-    console = Console(highlight=False)
-    demo = Demo(out or _free_name("pyllm-demo"), tuple(map(str, data)), seconds, model, console)
+    out = out or _free_name("pyllm-demo")
+    demo = Demo(out, tuple(map(str, data)), seconds, model, console or Console(highlight=False))
     demo.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     steps = [train_tokenizer(demo), pretrain_model(demo), continue_text(demo), ask_chat_model(demo)]
@@ -216,8 +221,8 @@ def ask_chat_model(demo: Demo) -> Step:
         demo.say(f"{error}")
         demo.say("Without a network, get a chat model as GGUF elsewhere and run: pyllm demo --model FILE")
         return Step("chat", "skipped: no model, see above", time.perf_counter() - start, "-")
-    model = pyllm.load(path)
     demo.show_command("generate", "--model", str(path), "--chat", "--prompt", QUESTION)
+    model = pyllm.load(path)
     demo.say(f"loaded in {time.perf_counter() - start:.1f} s")
     messages = [{"role": "user", "content": QUESTION}]
     config = pyllm.GenerationConfig(max_new_tokens=64)
