@@ -165,6 +165,8 @@ def pretrain_model(demo: Demo) -> Step:
 
     tokenizer = str(demo.out / "tokenizer.json")
     demo.announce(2, f"A LLaMA-style model, pre-trained from nothing for {demo.seconds:.0f} seconds")
+    words = ["--tokenizer", tokenizer, "--out", str(demo.out), "--max-seconds", f"{demo.seconds:g}"]
+    demo.show_command("pretrain", *_data_words(demo), *words)
     reports: list[StepReport] = []
     start = time.perf_counter()
     config = PretrainingConfig(
@@ -176,8 +178,6 @@ def pretrain_model(demo: Demo) -> Step:
     )
     done = pretrain(config, callbacks=[reports.append])
     seconds = time.perf_counter() - start
-    words = ["--tokenizer", tokenizer, "--out", str(demo.out), "--steps", str(done.training.step)]
-    demo.show_command("pretrain", *_data_words(demo), *words)
     evaluations = [(report.step, report.eval_loss) for report in reports if report.eval_loss is not None]
     demo.say(
         f"{done.parameters / 1e6:.1f} M parameters, {done.train_tokens / 1e6:.1f} M tokens of text to learn from"

@@ -34,6 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 TRAIN = "tokenizer train --out t.json --vocab-size 300"
+PRETRAIN = "pretrain --data text.txt --out o --steps 1"
 WRONG = [
     # (words, what the line must mention)
     ("generate", "--model"),
@@ -76,6 +77,25 @@ WRONG = [
     ("tokenizer encode --tokenizer strange.json --text hi", "strange.json"),
     ("tokenizer encode --tokenizer corrupt.gguf --text hi", "corrupt.gguf"),
     ("tokenizer encode --tokenizer empty --text hi", "empty"),
+    ("pretrain --data text.txt", "--out"),
+    ("pretrain --out o --data nowhere.txt", "nowhere.txt"),
+    ("pretrain --out o --data text.txt empty", "empty"),
+    ("pretrain --out o --data bad.jsonl", "bad.jsonl"),
+    ("pretrain --out text.txt --data text.txt", "text.txt"),
+    (f"{PRETRAIN} --preset nope", "nope"),
+    (f"{PRETRAIN} --steps 0", "max_steps"),
+    (f"{PRETRAIN} --steps many", "steps"),
+    (f"{PRETRAIN} --batch-size 0", "batch_size"),
+    (f"{PRETRAIN} --seq-len -1", "sequence_length"),
+    (f"{PRETRAIN} --seed x", "seed"),
+    (f"{PRETRAIN} --save-every -1", "save_steps"),
+    (f"{PRETRAIN} --tokenizer nowhere.json", "nowhere.json"),
+    (f"{PRETRAIN} --tokenizer corrupt.json", "corrupt.json"),
+    (f"{PRETRAIN} --config nowhere.toml", "nowhere.toml"),
+    (f"{PRETRAIN} --config bad.toml", "bad.toml"),
+    (f"{PRETRAIN} --config unknown.toml", "stepz"),
+    (f"{PRETRAIN} --config range.toml", "learning_rate"),
+    (f"{PRETRAIN} --config empty", "empty"),
     ("bench nope", "nope"),
     ("bench rms_norm --json nowhere/b.json", "nowhere"),
     ("demo --data nowhere.txt", "nowhere.txt"),
