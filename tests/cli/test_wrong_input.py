@@ -1,4 +1,4 @@
-"""Wrong input of every kind ends in one line on stderr that names it, exit code 2, and nothing written."""
+"""Wrong input of every kind ends in one line on stderr that names it, exit code 2, and no file written."""
 
 from __future__ import annotations
 
@@ -113,11 +113,11 @@ WRONG = [
 def test_one_line_names_it(
     words: str, mentioned: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = sorted(folder.rglob("*"))
+    before = sorted(path for path in folder.rglob("*") if path.is_file())
     assert main(words.split()) == 2
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("pyllm: error: ")
     assert output.err.count("\n") == 1
     assert mentioned in output.err
-    assert sorted(folder.rglob("*")) == before
+    assert sorted(path for path in folder.rglob("*") if path.is_file()) == before
