@@ -282,7 +282,7 @@ PYBIND11_MODULE(_tokenizers, m) {
   m.def("pretokenize", &pretokenize, py::arg("grammar"), py::arg("text"));
   m.def("normalize_nfc",
         [](const py::object& text) { return py::bytes(normalize_nfc(TextView(text).get())); });
-  m.def("word_character", [](uint32_t code_point) {
-    return (class_set(CharacterTable::instance().class_of(code_point)) & kWordCharacters) != 0;
+  m.def("character_class", [](uint32_t code_point) {
+    return static_cast<int>(CharacterTable::instance().class_of(code_point));
   });
 }

@@ -90,9 +90,10 @@ std::vector<AddedTokenMatch> AddedTokenMatcher::find_all(std::string_view text, 
     const AddedToken& token = (*tokens_)[found];
     if (const auto match = extend(text, at, token, taken)) {
       matches.push_back(*match);
-      taken = match->end;
+      taken = std::max(taken, match->end);
     }
-    at = std::max(at + token.content.size(), taken);
+    // Whitespace that rstrip took may still begin the next token, as in tokenizers.
+    at += token.content.size();
   }
   return matches;
 }

@@ -44,7 +44,8 @@ class AddedTokenMatcher {
 
   bool empty() const { return nodes_.size() == 1; }
 
-  // Every match, left to right, without overlaps. Special tokens that touch `plain` (sorted) do not match.
+  // Every match, left to right; they overlap in stripped whitespace at most. Special tokens that touch
+  // `plain` (sorted) do not match.
   std::vector<AddedTokenMatch> find_all(std::string_view text, const TokenFilter& filter,
                                         const std::vector<Span>& plain) const;
 

@@ -44,14 +44,19 @@ void Merger::merge_short(const MergeTable& table, std::vector<TokenId>& symbols)
   }
 }
 
-void Merger::rank_node(const MergeTable& table, uint32_t at) {
+// Looks up the merge with the next node; true if the heap got a candidate at its end.
+bool Merger::rank_node(const MergeTable& table, uint32_t at) {
   Node& node = nodes_[at];
   const Merge merge = node.next == kEnd ? Merge{} : table.find(node.id, nodes_[node.next].id);
   node.rank = merge.rank;
   node.merged = merge.merged;
-  if (merge.rank == kNoRank) return;
+  if (merge.rank == kNoRank) return false;
   heap_.push_back(uint64_t{merge.rank} << 32 | at);
-  std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
+  return true;
+}
+
+void Merger::rank_again(const MergeTable& table, uint32_t at) {
+  if (rank_node(table, at)) std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
 }
 
 void Merger::join_with_next(const MergeTable& table, uint32_t at) {
@@ -61,8 +66,8 @@ void Merger::join_with_next(const MergeTable& table, uint32_t at) {
   node.next = absorbed.next;
   absorbed.rank = kNoRank;
   if (node.next != kEnd) nodes_[node.next].previous = at;
-  rank_node(table, at);
-  if (node.previous != kEnd) rank_node(table, node.previous);
+  rank_again(table, at);
+  if (node.previous != kEnd) rank_again(table, node.previous);
 }
 
 // Every merge pushes at most two candidates. One that went stale no longer agrees with its node and is
@@ -76,6 +81,7 @@ void Merger::merge_long(const MergeTable& table, std::vector<TokenId>& symbols) 
     nodes_[i] = {symbols[i], kNoRank, kNoToken, i == 0 ? kEnd : i - 1, i + 1 == count ? kEnd : i + 1};
   }
   for (uint32_t i = 0; i < count; ++i) rank_node(table, i);
+  std::make_heap(heap_.begin(), heap_.end(), std::greater<>());
   while (!heap_.empty()) {
     const uint64_t candidate = heap_.front();
     std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());

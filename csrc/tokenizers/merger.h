@@ -29,7 +29,8 @@ class Merger {
 
   void merge_short(const MergeTable& table, std::vector<TokenId>& symbols);
   void merge_long(const MergeTable& table, std::vector<TokenId>& symbols);
-  void rank_node(const MergeTable& table, uint32_t at);
+  bool rank_node(const MergeTable& table, uint32_t at);
+  void rank_again(const MergeTable& table, uint32_t at);
   void join_with_next(const MergeTable& table, uint32_t at);
 
   std::vector<Merge> merges_;

@@ -14,6 +14,13 @@ std::vector<bool> select(const std::vector<AddedToken>& tokens, bool AddedToken:
   return selected;
 }
 
+std::vector<AddedToken> in_normal_form(std::vector<AddedToken> tokens, bool nfc) {
+  for (AddedToken& token : tokens) {
+    if (nfc) token.content = normalize_nfc(token.content);
+  }
+  return tokens;
+}
+
 // The part of the spans that lies in [begin, end), relative to begin.
 std::vector<Span> clip(const std::vector<Span>& spans, size_t begin, size_t end) {
   std::vector<Span> clipped;
@@ -33,7 +40,7 @@ void walk_matches(std::string_view text, const std::vector<AddedTokenMatch>& mat
   for (const AddedTokenMatch& match : matches) {
     if (at < match.begin) gap(at, match.begin);
     token(match.token->id);
-    at = match.end;
+    at = std::max(at, match.end);
   }
   if (at < text.size()) gap(at, text.size());
 }
@@ -78,12 +85,13 @@ constexpr size_t kKeptScratch = 64;
 
 Tokenizer::Tokenizer(TokenizerDefinition definition)
     : added_(std::move(definition.added_tokens)),
+      added_in_normal_form_(in_normal_form(added_, definition.nfc)),
       encoder_(definition.byte_pairs),
       next_piece_(find_pretokenizer(definition.grammar)),
       nfc_(definition.nfc),
       all_(added_, std::vector<bool>(added_.size(), true)),
       raw_(added_, select(added_, &AddedToken::normalized, false)),
-      normalized_(added_, select(added_, &AddedToken::normalized, true)) {
+      normalized_(added_in_normal_form_, select(added_, &AddedToken::normalized, true)) {
   for (const AddedToken& token : added_) {
     if (!encoder_.tokens().contains(token.id)) {
       throw std::invalid_argument("added_tokens: id " + std::to_string(token.id) + " has no token");

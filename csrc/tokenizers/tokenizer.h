@@ -56,6 +56,7 @@ class Tokenizer {
                          std::vector<TokenId>& out) const;
 
   std::vector<AddedToken> added_;
+  std::vector<AddedToken> added_in_normal_form_;  // what the second search looks for
   BytePairEncoder encoder_;
   NextPiece next_piece_;
   bool nfc_;

@@ -28,8 +28,9 @@ class Tokenizer:
 
     Make one with `Tokenizer.train` or `Tokenizer.from_file`. Threads may share it; it can be pickled and copied.
 
-    Text is str or bytes. Any bytes can be encoded and decode to themselves (unless the tokenizer normalizes); lone
-    surrogates in a str, which have no bytes, become U+FFFD as in tiktoken.
+    Text is str or bytes. Any bytes can be encoded, and decode to themselves unless the tokenizer normalizes (Qwen) or
+    its vocabulary lacks a byte (SmolLM2 has no 0xF1), which is then left out as tokenizers does. Lone surrogates in a
+    str, which have no bytes, become U+FFFD as in tiktoken.
 
     Attributes:
         vocab_size: the largest id + 1.
@@ -314,7 +315,9 @@ class Tokenizer:
     ) -> Any:
         """The options of the C++ core, after a look for disallowed tokens in the texts."""
         allowed = self._named(allowed_special, "allowed_special")
-        disallowed = self._named(disallowed_special, "disallowed_special") - allowed
+        disallowed = self._named(disallowed_special, "disallowed_special")
+        if disallowed_special == "all":
+            disallowed -= allowed
         if disallowed:
             wanted = [token.content in disallowed for token in self._added]
             for text in texts:

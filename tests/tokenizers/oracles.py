@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.assets import asset, roots
 
 from pyllm import Tokenizer
+from tests.assets import asset, roots
 
 TIKTOKEN_FILES = {"gpt2": "r50k_base", "cl100k": "cl100k_base", "o200k": "o200k_base"}
 HUGGINGFACE_FOLDERS = {"qwen3": "tokenizer-qwen3", "llama3_1": "tokenizer-llama3_1"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.assets import asset
 
 from pyllm import Tokenizer
 from pyllm.data import standard_library_files
 from pyllm.tokenizers.patterns import PATTERNS
+from tests.assets import asset
 
 END = "<|endoftext|>"
 
@@ -89,7 +90,7 @@ def merges_by_definition(pieces: list[bytes], vocab_size: int) -> list[tuple[byt
     words = [[bytes([byte]) for byte in piece] for piece in pieces]
     merges: list[tuple[bytes, bytes]] = []
     while len(ids) < vocab_size:
-        counts = Counter(pair for word in words for pair in zip(word, word[1:], strict=False))
+        counts = Counter(pair for word in words for pair in itertools.pairwise(word))
         if not counts:
             break
         left, right = min(counts, key=lambda pair: (-counts[pair], ids[pair[0]], ids[pair[1]]))
