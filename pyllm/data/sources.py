@@ -174,9 +174,7 @@ def _jsonl_text(line: bytes, where: str) -> str:
 
 
 def cut(text: str, limit: int = PIECE_CHARACTERS) -> list[str]:
-    """Splits `text` into parts of at most `limit` characters, after a line end or before a space where there
-    is one.
-    """
+    """Splits `text` into parts of at most `limit` characters, after a line end or before a space where there is one."""
     parts, start = [], 0
     while len(text) - start > limit:
         middle, end = start + limit // 2, start + limit

@@ -1,7 +1,6 @@
 """Checkpoints of a run: everything the next step depends on, in files that are data only.
 
-    step-000100/  config.json  model.safetensors  tokenizer.json      whatever `save_model` writes: a model to
-    load
+    step-000100/  config.json  model.safetensors  tokenizer.json      what `save_model` writes: a model to load
                   trainer/optimizer.safetensors  trainer/state.json
 
 A folder is written under a hidden name, flushed to disk, then renamed: a kill at any moment leaves the
@@ -70,9 +69,7 @@ def save(
 
 
 def read_state(folder: Path) -> TrainingState:
-    """Where the run of a checkpoint folder stands; raises FileNotFoundError or ValueError when it does not
-    say.
-    """
+    """Where the run of a checkpoint folder stands; raises FileNotFoundError or ValueError when it does not say."""
     try:
         return TrainingState(**json.loads((folder / "trainer" / "state.json").read_text()))
     except FileNotFoundError as error:
@@ -112,14 +109,12 @@ def load_weights(model: torch.nn.Module, folder: Path) -> None:
 
 
 def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Optimizer state as flat tensors, named `parameter name:state name`; raises TypeError on state of
-    another kind.
-    """
+    """Optimizer state as flat tensors, named `parameter name:state name`; raises TypeError on state of another kind."""
     tensors = {}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, (bool, int)):
-                value = torch.tensor(value)
+            if value is None:  # as SGD without momentum has it
+                continue
             if not isinstance(value, torch.Tensor):
                 raise TypeError(
                     f"optimizer: state {key!r} of {name!r} is a {type(value).__name__}, not a tensor"
@@ -131,8 +126,7 @@ def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) 
 def _load_optimizer_tensors(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
 ) -> None:
-    # Not optimizer.load_state_dict: it casts moments to the parameter's dtype, which would lose bits of fp32
-    # moments.
+    # Not optimizer.load_state_dict: it casts moments to the parameter's dtype, which loses bits of fp32 moments.
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     for full_name, tensor in tensors.items():

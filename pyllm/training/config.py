@@ -69,9 +69,7 @@ class TrainingConfig:
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
     def is_due(self, every: int, step: int) -> bool:
-        """Whether something done `every` so many steps, and always after the last one, is done after `step`
-        steps.
-        """
+        """Whether something done `every` so many steps, and always after the last one, is done after `step` steps."""
         return step == self.max_steps or (every > 0 and step % every == 0)
 
 

@@ -42,6 +42,7 @@ from pyllm.training.resume import refuse_a_run_in
 from pyllm.training.trainer import Trainer, TrainingResult
 
 END_OF_TEXT = "<|endoftext|>"
+RUN_FILE = "run.json"
 # These may change between a run and its continuation: they do not touch the bits, or the data itself is
 # compared.
 _FREE_TO_CHANGE = {"out", "data", "tokenizer", "steps", "max_seconds", "save_every"}
@@ -54,9 +55,7 @@ _EVALUATIONS = 11 / 3
 
 @dataclass(frozen=True)
 class PretrainingResult:
-    """Where the finished model is and what went into it; `plot` is None, with the reason, when none could be
-    drawn.
-    """
+    """Where the finished model is and what went into it; `plot` is None, with the reason, when none could be drawn."""
 
     folder: Path
     training: TrainingResult
@@ -80,8 +79,8 @@ def pretrain(
     differ from those of the run to resume, and what reading the data raises.
     """
     out = Path(config.out)
-    if not resume:
-        refuse_a_run_in(out)
+    if not (resume and (out / RUN_FILE).exists()):
+        _refuse_a_model_in(out)
     planned_steps = _steps_of_run(out, config) if resume else None
     out.mkdir(parents=True, exist_ok=True)
 
@@ -151,6 +150,13 @@ def describe(result: PretrainingResult) -> str:
     return "\n".join(lines)
 
 
+def _refuse_a_model_in(out: Path) -> None:
+    refuse_a_run_in(out)
+    for name in ("config.json", "model.safetensors"):
+        if (out / name).exists():
+            raise FileExistsError(f"out: {str(out)!r} holds a model ({name}); choose another folder")
+
+
 def _tokenizer(config: PretrainingConfig, out: Path, *, reuse: bool) -> Tokenizer:
     """The tokenizer that `config` names, or one trained on the data and kept in `out`."""
     kept = out / "tokenizer.json"
@@ -182,9 +188,7 @@ def _new_model(config: ModelConfig, seed: int) -> Transformer:
 def _plan_steps(
     config: PretrainingConfig, model_config: ModelConfig, rows: Rows, validation_rows: int
 ) -> int:
-    """Steps for one pass over the data, or for `max_seconds` at the speed of a few steps on a throw-away
-    model.
-    """
+    """Steps for one pass over the data, or for `max_seconds` at the speed of a few steps on a throw-away model."""
     training = replace(config.training_config(_TIMED_STEPS), output_dir=None, eval_on_start=False)
     if config.max_seconds is None:
         return math.ceil(len(rows) / training.rows_per_step)
@@ -199,17 +203,15 @@ def _plan_steps(
 
 
 def _write_run_file(out: Path, config: PretrainingConfig, steps: int) -> None:
-    with atomic_path(out / "run.json") as path:
+    with atomic_path(out / RUN_FILE) as path:
         path.write_text(
             json.dumps({"settings": asdict(config), "planned_steps": steps}, indent=1, default=str)
         )
 
 
 def _steps_of_run(out: Path, config: PretrainingConfig) -> int | None:
-    """The number of steps that the run in `out` was planned for; raises ValueError when its settings were
-    others.
-    """
-    path = out / "run.json"
+    """The number of steps that the run in `out` was planned for; raises ValueError when its settings were others."""
+    path = out / RUN_FILE
     if not path.exists():
         return None
     try:

@@ -46,9 +46,7 @@ def listener(callback: OnStep | StepListener) -> OnStep:
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[OnStep]:
-    """A callback that shows loss, tokens per second and time left on stderr; silent when that is not a
-    terminal.
-    """
+    """A callback that shows loss, tokens per second and time left on stderr; silent when that is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -2,7 +2,7 @@
 
     every step:  gradients <- sum over micro-batches of d(weighted_sum)        the objective
                  gradients <- gradients / weight_count of the whole step       the only division
-                 clip, set the learning rate, update, evaluate, save, report
+                 clip, set the learning rate, update, evaluate, report, save
 
 A step is a function of (weights, moments, step, data position, seed) and nothing else: which rows it reads
 and what dropout draws follow from these, so a resumed run repeats the bits of one that was never interrupted.
@@ -34,9 +34,7 @@ from pyllm.training.schedules import learning_rate_at, seed_at
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Steps done, the last losses (means in nats per unit of weight; None: not measured) and the last
-    checkpoint.
-    """
+    """Steps done, the last losses (means in nats per unit of weight; None: not measured) and the last checkpoint."""
 
     step: int
     train_loss: float | None
@@ -97,11 +95,11 @@ class Trainer:
                 state = state.after(config.rows_per_step, loss)
                 eval_loss = self._evaluate() if config.is_due(config.eval_steps, state.step) else None
                 state = state if eval_loss is None else replace(state, eval_loss=eval_loss)
-                if config.output_dir is not None and config.is_due(config.save_steps, state.step):
-                    folder = self._save(state)
                 self._report(
                     StepReport(state.step, config.max_steps, loss, eval_loss, rate, norm, tokens, speed)
                 )
+                if config.output_dir is not None and config.is_due(config.save_steps, state.step):
+                    folder = self._save(state)
         return TrainingResult(state.step, state.train_loss, state.eval_loss, folder)
 
     def _compute_gradients(self, position: int) -> tuple[float, float, int]:

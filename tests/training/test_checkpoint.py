@@ -120,3 +120,21 @@ def test_state_says_where_the_run_stands(tmp_path: Path) -> None:
     state = json.loads((tmp_path / "step-000004" / "trainer" / "state.json").read_text())
     assert (state["step"], state["position"], state["seed"]) == (4, 24, 42)
     assert state["train_loss"] == result.train_loss
+
+
+def test_optimizers_with_little_state_resume_too(tmp_path: Path) -> None:
+    for name, options in [("plain", {}), ("momentum", {"momentum": 0.9})]:
+        results = []
+        for folder, steps in [("whole", (6,)), ("parts", (3, 6))]:
+            for max_steps in steps:
+                model = build()
+                config = TrainingConfig(
+                    max_steps=max_steps,
+                    output_dir=tmp_path / name / folder,
+                    lr_scheduler_type="constant",
+                    resume_from_checkpoint=True,
+                )
+                optimizer = torch.optim.SGD(model.parameters(), lr=0.1, **options)
+                Trainer(model, cross_entropy, rows(16), config, optimizer=optimizer).train()
+            results.append(model.state_dict())
+        assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])

@@ -39,7 +39,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, capsys: pytest.Ca
     assert (killed / ".step-000009.unfinished" / "model.safetensors").exists()
     assert latest(killed) == killed / "step-000008"
 
-    kill_after("done 12", run(killed), delay=random.uniform(0.0, 0.1))
+    kill_after("done 13", run(killed), delay=random.uniform(0.0, 0.1))
     reached = latest(killed)
     assert reached is not None
     assert reached.name >= "step-000012"

@@ -137,6 +137,14 @@ def test_a_second_run_and_other_settings_are_refused(finished: Path, text: str) 
             pretrain(settings(finished, text, **changes), resume=True)
 
 
+def test_a_model_of_someone_else_is_never_overwritten(text: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"precious")
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match=r"holds a model \(model.safetensors\)"):
+            pretrain(settings(tmp_path, text), resume=resume)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"precious"
+
+
 def test_steps_from_time_and_from_the_data(text: str, tmp_path: Path) -> None:
     timed = pretrain(settings(tmp_path / "timed", text, steps=None, max_seconds=0.5))
     assert timed.training.step >= 1
