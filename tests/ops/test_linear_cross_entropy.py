@@ -148,7 +148,7 @@ def test_same_bits_at_any_thread_count(isa: str, dtype: torch.dtype) -> None:
     seed=st.integers(0, 99),
     dtype=st.sampled_from(DTYPES),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_tokens_do_not_see_each_other(
     tokens: int, hidden: int, vocab: int, stride: int, seed: int, dtype: torch.dtype
 ) -> None:

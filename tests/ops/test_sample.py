@@ -38,8 +38,8 @@ def reference(logits: torch.Tensor, seed: int, **filters: Any) -> torch.Tensor:
 def test_equals_the_reference_at_the_same_uniform(
     isa: str, dtype: torch.dtype, filters: dict[str, Any]
 ) -> None:
-    for vocab in (1, 5, 33, 1000):
-        logits = make_logits(40, vocab).to(dtype)
+    for vocab in (1, 33, 700):
+        logits = make_logits(20, vocab).to(dtype)
         assert torch.equal(sample(logits, seed=3, **filters), reference(logits, 3, **filters))
 
 
@@ -102,7 +102,7 @@ def test_greedy_takes_the_first_largest(isa: str) -> None:
     ties=st.booleans(),
     seed=st.integers(0, 2**63 - 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_filter_edges(
     vocab: int, top_k: int, top_p: float, min_p: float, temperature: float, ties: bool, seed: int
 ) -> None:
