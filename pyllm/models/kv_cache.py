@@ -18,10 +18,9 @@ class KVCache:
     """A cache for `batch_size` texts of different lengths, each in a row of its own.
 
     Row b holds `lengths[b]` tokens. A step (`begin`, one `layer(i).attend` per layer, `advance`) takes the
-    same number of new tokens for every row; a row that has fewer is padded on the right, and `advance`
-    counts only its
-    real ones: the padding is never seen by a real token and is overwritten by the next step. What a row
-    computes depends on nothing but its own tokens. The network sees `begin`, `layer` and `advance` only, so
+    same number of new tokens for every row; a row that has fewer is padded on the right, and `advance` counts
+    only its real ones: the padding is never seen by a real token and is overwritten by the next step. What a
+    row computes depends on nothing but its own tokens. The network sees `begin`, `layer` and `advance` only, so
     that other layouts (pages) can take this one's place.
 
     Args:

@@ -20,9 +20,8 @@ from pyllm.nn.rotary import inverse_frequencies
 class DecoderLayer(nn.Module):
     """Pre-norm block: x + attention(norm(x)), then + mlp(norm(.)).
 
-    The residual stream travels apart from the last block's output, so that each addition is part of the
-    norm that
-    follows it: (output, residual) -> (output, residual), whose sum is the usual hidden state.
+    The residual stream travels apart from the last block's output, so that each addition is part of the norm
+    that follows it: (output, residual) -> (output, residual), whose sum is the usual hidden state.
     """
 
     def __init__(
@@ -109,8 +108,7 @@ class Transformer(nn.Module):
 
     New weights are drawn as in GPT-2 and LLaMA: normal with `config.initializer_range`, the two projections
     that write to the residual stream divided by sqrt(2 * layers), biases zero, norms one. They use torch's
-    global
-    generator: seed it for the same weights.
+    global generator: seed it for the same weights.
     """
 
     def __init__(

@@ -47,7 +47,9 @@ class RotaryEmbedding(torch.nn.Module):
         device = torch.device(device)
         if self._cos.shape[0] < length or self._cos.device != device:
             rows = max(256, 1 << (length - 1).bit_length())
-            positions = torch.arange(rows, dtype=torch.float32, device="cpu")
-            angles = torch.outer(positions, self.inverse)
-            self._cos, self._sin = angles.cos().to(device), angles.sin().to(device)
+            # Tables made in inference mode could not serve a later training step.
+            with torch.inference_mode(False):
+                positions = torch.arange(rows, dtype=torch.float32, device="cpu")
+                angles = torch.outer(positions, self.inverse)
+                self._cos, self._sin = angles.cos().to(device), angles.sin().to(device)
         return self._cos, self._sin

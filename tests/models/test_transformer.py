@@ -150,6 +150,14 @@ def test_initial_weights() -> None:
     assert abs(loss.item() - 9.01) < 0.1
 
 
+def test_training_may_follow_generation() -> None:
+    network, x = ours("llama"), ids(1, 9)
+    with torch.inference_mode():
+        network(x, kv_cache=network.new_cache(1))
+    network(x).sum().backward()
+    assert network.model.layers[0].self_attn.q_proj.weight.grad is not None
+
+
 def test_other_heads_sizes_are_counted() -> None:
     config = ModelConfig(
         13, 24, 10, 2, 3, 1, 6, attention_bias=True, attention_output_bias=True, mlp_bias=True, qk_norm=True
