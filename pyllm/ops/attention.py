@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -121,9 +122,11 @@ def _check(
         raise ValueError("attention: alibi_slopes get no gradient, but it requires one; detach it")
     if cu_seqlens_q is not None and cu_seqlens_k is not None:
         _check_packed(cu_seqlens_q, cu_seqlens_k, attn_mask, kv_lengths)
+        _check_borders("cu_seqlens_q", cu_seqlens_q, q.shape[0])
+        _check_borders("cu_seqlens_k", cu_seqlens_k, k.shape[0])
         return
     if kv_lengths is not None:
-        _check_integers("kv_lengths", kv_lengths, q.shape[0])
+        _check_integers("kv_lengths", kv_lengths, q.shape[0], k.shape[2])
     if attn_mask is not None:
         _check_mask(attn_mask, (q.shape[0], heads, q.shape[2], k.shape[2]))
 
@@ -163,11 +166,28 @@ def _check_packed(
     _check_integers("cu_seqlens_k", cu_seqlens_k, cu_seqlens_q.shape[0])
 
 
-def _check_integers(name: str, x: Tensor, count: int) -> None:
+def _check_integers(name: str, x: Tensor, count: int, largest: int | None = None) -> None:
+    """Checks shape, dtype, and that all lie in [0, largest]; while compiling the kernel checks the values instead."""
     if x.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"attention: {name} must be int32 or int64, got {x.dtype}")
     if x.dim() != 1 or x.shape[0] != count:
         raise ValueError(f"attention: {name} must have shape ({count},), got {tuple(x.shape)}")
+    if torch.compiler.is_compiling():
+        return
+    for value in x.tolist():
+        if value < 0 or (largest is not None and value > largest):
+            limit = "not be negative" if largest is None else f"lie in [0, {largest}]"
+            raise ValueError(f"attention: {name} must {limit}, got {value}")
+
+
+def _check_borders(name: str, cu_seqlens: Tensor, tokens: int) -> None:
+    if torch.compiler.is_compiling():
+        return
+    values = cu_seqlens.tolist()
+    if values[0] != 0 or values[-1] != tokens or any(a > b for a, b in pairwise(values)):
+        raise ValueError(
+            f"attention: {name} must rise from 0 to the number of tokens, {tokens}, got {values}"
+        )
 
 
 def _check_mask(attn_mask: Tensor, shape: tuple[int, int, int, int]) -> None:
