@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Collection, Sequence
@@ -47,7 +48,7 @@ def load(
         raise TypeError(f"path must be a string or a path, got {path!r}")
     checkpoint = load_checkpoint(path, dtype=dtype, device=device)
     tokenizer = None if checkpoint.tokenizer_path is None else Tokenizer.from_file(checkpoint.tokenizer_path)
-    return Model(checkpoint.network, tokenizer, eos_token_ids=_generation_config_eos(Path(path)))
+    return Model(checkpoint.network, tokenizer)
 
 
 class Model:
@@ -81,7 +82,7 @@ class Model:
         return self.network(input_ids, **options)
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], config: GenerationConfig | None = None
+        self, prompts: Prompt | Sequence[Prompt], config: GenerationConfig | None = None, **options: Any
     ) -> list[Completion]:
         """Completes one prompt or several.
 
@@ -89,6 +90,7 @@ class Model:
             prompts: text, token ids, or chat messages, or a list of these. Text is the whole input, special tokens
                 included; chat messages, {"role": "user", "content": ...}, go through the model's chat template.
             config: default greedy, at most 256 tokens.
+            options: fields of `GenerationConfig` by name, in place of `config`'s: generate(prompt, max_new_tokens=20).
 
         Returns:
             A list of completions, also for one prompt: `config.num_return_sequences` per prompt, in order.
@@ -100,12 +102,12 @@ class Model:
         return generation.generate(
             self.network,
             ids,
-            config or GenerationConfig(),
+            _with_options(config, options),
             eos_token_ids=self.eos_token_ids,
             tokenizer=self.tokenizer,
         )
 
-    def stream(self, prompt: Prompt, config: GenerationConfig | None = None) -> TextStream:
+    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **options: Any) -> TextStream:
         """Completes one prompt and gives the text while it is made.
 
             for piece in (stream := model.stream("Once")):
@@ -118,7 +120,7 @@ class Model:
         return generation.stream(
             self.network,
             ids,
-            config or GenerationConfig(),
+            _with_options(config, options),
             eos_token_ids=self.eos_token_ids,
             tokenizer=self.tokenizer,
         )
@@ -141,7 +143,8 @@ class Model:
             raise ValueError(
                 f"input_ids must have shape (tokens,) with 2 to {context} tokens, got {tuple(ids.shape)}"
             )
-        with torch.inference_mode():
+        # Not inference mode: the result may become a constant of a loss.
+        with torch.no_grad():
             return generation.sequence_log_probs(self.network, ids)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -159,17 +162,8 @@ class Model:
             path.write_text(json.dumps(tokens, indent=2) + "\n", encoding="utf-8")
 
 
-def _generation_config_eos(path: Path) -> list[int]:
-    """End-of-sequence tokens of generation_config.json in a folder; chat models name their end of turn there."""
-    file = path / "generation_config.json"
-    if not file.is_file():
-        return []
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        eos = data.get("eos_token_id")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{file} is not a JSON object: {error}") from None
-    tokens = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    if not all(isinstance(token, int) and token >= 0 for token in tokens):
-        raise ValueError(f"{file}: eos_token_id must be a token id or a list of them, got {eos!r}")
-    return tokens
+def _with_options(config: GenerationConfig | None, options: dict[str, Any]) -> GenerationConfig:
+    config = GenerationConfig() if config is None else config
+    if not isinstance(config, GenerationConfig):
+        raise TypeError(f"config must be a GenerationConfig, got {config!r}")
+    return dataclasses.replace(config, **options)

@@ -33,7 +33,15 @@ def sequence_log_probs(network: Transformer, input_ids: Tensor, *, first: int = 
 
     Returns:
         (tokens - first,) float32: entry i belongs to token first + i.
+
+    Raises:
+        TypeError: ids that are not integers. IndexError: a token outside the vocabulary.
     """
+    vocab_size = network.config.vocab_size
+    if input_ids.is_floating_point():
+        raise TypeError(f"input_ids must be integers, got {input_ids.dtype}")
+    if bool(((input_ids < 0) | (input_ids >= vocab_size)).any()):
+        raise IndexError(f"input_ids must lie in [0, {vocab_size}), got {input_ids.tolist()}")
     hidden = network.hidden_states(input_ids[None, :-1])[0, first - 1 :]
     parts = []
     for rows, targets in zip(hidden.split(_ROWS), input_ids[first:].split(_ROWS), strict=True):

@@ -27,7 +27,7 @@ class LogitsEditor:
         device: torch.device,
     ) -> None:
         self._config = config
-        self._eos = sorted(token for token in eos_token_ids if token < vocab_size)
+        self._eos = sorted(token for token in eos_token_ids if 0 <= token < vocab_size)
         self._step = 0
         shape = (len(prompts), vocab_size)
         self._seen = self._counts = self._bias = self._ngrams = None

@@ -9,7 +9,7 @@ history, and random numbers are a function of the row's seed and the index of th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,9 @@ from pyllm.generation.logits import LogitsEditor
 from pyllm.generation.text import TextAssembler
 from pyllm.models import Transformer
 
-# Rows that decode together. Rows do not influence each other, so this bounds memory and changes nothing else.
+# What decodes together: rows do not influence each other, so these bound memory and change nothing else.
 MAX_ROWS = 32
+MAX_PROMPT_TOKENS = 32768
 _CACHE_ROOM = 256
 _GOLDEN_RATIO = 0x9E3779B97F4A7C15
 
@@ -111,7 +112,7 @@ class Decoding:
         vocab_size = network.config.vocab_size
         self._editor = LogitsEditor(config, prompts, vocab_size, eos_token_ids, device)
         self._cache: Any = None
-        self._tokens = self._seeds
+        self._tokens = torch.zeros_like(self._seeds)
         self._generated = 0
 
     @property
@@ -204,11 +205,8 @@ def generate(
     check_prompts(network, prompts, config, tokenizer)
     copies = config.num_return_sequences
     requests = [(prompt, _seed(config, copy)) for prompt in prompts for copy in range(copies)]
-    # Neighbours of like length waste least on padding.
-    order = sorted(range(len(requests)), key=lambda index: len(requests[index][0]))
     completions: list[Completion] = [Completion()] * len(requests)
-    for start in range(0, len(order), MAX_ROWS):
-        places = order[start : start + MAX_ROWS]
+    for places in _batches([len(prompt) for prompt, _ in requests]):
         batch_prompts, seeds = zip(*(requests[place] for place in places), strict=True)
         decoding = Decoding(network, batch_prompts, seeds, config, eos_token_ids, tokenizer)
         while not decoding.finished:
@@ -291,6 +289,17 @@ def check_prompts(
     largest = max(config.logit_bias, default=0)
     if largest >= vocab_size:
         raise ValueError(f"logit_bias: token {largest} is outside the vocabulary of {vocab_size} tokens")
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Places of the prompts that decode together, those of like length: they waste least on padding."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        if batch and (len(batch) == MAX_ROWS or (len(batch) + 1) * lengths[place] > MAX_PROMPT_TOKENS):
+            yield batch
+            batch = []
+        batch.append(place)
+    yield batch
 
 
 def _seed(config: GenerationConfig, copy: int) -> int:
