@@ -14,6 +14,12 @@ from tests.assets import REPOSITORY, asset
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
+PAGES = sorted(
+    str(page.relative_to(REPOSITORY))
+    for pattern in ("*.md", "docs/**/*.md")
+    for page in REPOSITORY.glob(pattern)
+)
+
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
@@ -49,6 +55,14 @@ def test_commands_run_in_order(reader: Path, capsys: pytest.CaptureFixture[str])
     assert Path("my-model/model.safetensors").exists()
 
 
-def test_linked_files_exist() -> None:
-    for link in re.findall(r"\]\(([^)#]+)", README):
-        assert (REPOSITORY / link).exists(), link
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page: str) -> None:
+    file = REPOSITORY / page
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text(encoding="utf-8")):
+        assert (file.parent / link).exists(), link
+
+
+def test_every_op_page_is_in_the_index() -> None:
+    index = (REPOSITORY / "docs/ops/index.md").read_text(encoding="utf-8")
+    for page in (REPOSITORY / "docs/ops").glob("*.md"):
+        assert page.name == "index.md" or f"({page.name})" in index

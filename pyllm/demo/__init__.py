@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyllm.model import Model
     from pyllm.tokenizers import Tokenizer
 
-VOCABULARY = 8192
+VOCABULARY, PRESET = 8192, "demo"
 SIGNATURE = "def read_lines(path, encoding=None):"
 QUESTION = "What is the capital of France?"
 _PROMPT_CHARACTERS = 40
@@ -173,7 +173,7 @@ def pretrain_model(demo: Demo) -> Step:
         out=str(demo.out),
         data=demo.data,
         tokenizer=tokenizer,
-        vocab_size=VOCABULARY,
+        preset=PRESET,
         max_seconds=demo.seconds,
     )
     done = pretrain(config, callbacks=[reports.append])
