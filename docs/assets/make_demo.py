@@ -19,7 +19,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as unseen:
         os.chdir(folder)
         os.environ["PYLLM_CACHE"] = "cache"  # short paths in the picture
-        console = Console(record=True, width=100, file=unseen, force_terminal=True, highlight=False)
+        console = Console(record=True, width=130, file=unseen, force_terminal=True, highlight=False)
         run_demo(console=console)
     console.save_svg(str(picture), title="pyllm demo", theme=MONOKAI)
 
