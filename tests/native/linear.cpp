@@ -1,0 +1,47 @@
+#include "ops/linear/linear.h"
+
+#include "harness.h"
+
+namespace pyllm::test {
+namespace {
+
+struct Shape {
+  int64_t rows, columns, depth;
+};
+
+// left and right row-major or transposed, each in a block that ends with its last element.
+std::vector<Values> product(DType dtype, const Shape& s, bool left_transposed, bool right_transposed,
+                            bool with_bias) {
+  Values left = Values::random(dtype, s.rows * s.depth, 1);
+  Values right = Values::random(dtype, s.columns * s.depth, 2);
+  Values bias = Values::random(dtype, s.columns, 3);
+  std::vector<Values> out;
+  out.emplace_back(dtype, s.rows * s.columns);
+  const auto operand = [&](Values& values, int64_t count, bool transposed) {
+    return linear::Operand{values.data(), transposed ? 1 : s.depth, transposed ? count : 1};
+  };
+  linear::product({.dtype = dtype,
+                   .rows = s.rows,
+                   .columns = s.columns,
+                   .depth = s.depth,
+                   .left = operand(left, s.rows, left_transposed),
+                   .right = operand(right, s.columns, right_transposed),
+                   .bias = with_bias ? bias.data() : nullptr,
+                   .out = out[0].data()});
+  return out;
+}
+
+}  // namespace
+
+void test_linear() {
+  const Shape shapes[] = {{0, 3, 4},  {3, 4, 0},    {1, 1, 1},    {1, 37, 300}, {3, 16, 16},
+                          {4, 33, 7}, {13, 65, 40}, {25, 7, 513}, {60, 300, 33}};
+  for (const Shape& shape : shapes) {
+    for (int layout = 0; layout < 4; ++layout) {
+      check_levels_and_threads(
+          [&](DType dtype) { return product(dtype, shape, layout & 1, layout & 2, layout != 3); });
+    }
+  }
+}
+
+}  // namespace pyllm::test
