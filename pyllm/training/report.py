@@ -49,25 +49,26 @@ def progress_bar(label: str) -> Iterator[OnStep]:
     """A callback that shows loss, tokens per second and time left on stderr; silent when that is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeRemainingColumn(),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),  # the only one that shrinks
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
         TextColumn("left"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, expand=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=None, numbers="")
         held_out = ""
 
         def on_step(report: StepReport) -> None:
             nonlocal held_out
-            held_out = held_out if report.eval_loss is None else f"  validation {report.eval_loss:.3f}"
+            held_out = held_out if report.eval_loss is None else f" (validation {report.eval_loss:.3f})"
             loss = "" if report.loss is None else f"loss {report.loss:.3f}"
-            numbers = f"{loss}{held_out}  {report.tokens_per_second:,.0f} tokens/s"
+            numbers = f"{loss}{held_out} {report.tokens_per_second:,.0f} tokens/s"
             progress.update(task, total=report.max_steps, completed=report.step, numbers=numbers)
 
         yield on_step

@@ -57,5 +57,5 @@ def test_progress_shows_loss_speed_and_time_left(monkeypatch: pytest.MonkeyPatch
         on_step(report(3, eval_loss=1.75))
         on_step(report(4))
     shown = terminal.getvalue()
-    for part in ("training", "4/10", "loss 0.400", "validation 1.750", "1,234 tokens/s", "left"):
+    for part in ("training", "4/10", "loss 0.400", "(validation 1.750)", "1,234 tokens/s", "left"):
         assert part in shown
