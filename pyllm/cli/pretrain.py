@@ -28,7 +28,7 @@ def pretrain(
     max_seconds: Annotated[
         float | None, typer.Option(help="Instead of --steps: as many steps as fit, fixed after timing a few.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows per step (default 8).")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows per step (default 4).")] = None,
     seq_len: Annotated[int | None, typer.Option(help="Tokens per row (default 256).")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same model (default 42).")] = None,
     save_every: Annotated[

@@ -195,12 +195,12 @@ PRESETS = {
         max_position_embeddings=512,
         tie_word_embeddings=True,
     ),
-    # 6.6 M: learns the look of source code in two minutes on two cores.
+    # 3.2 M: learns the look of source code in 90 seconds on two cores (6.5 M sees half the tokens and learns less).
     "demo": ModelConfig(
         vocab_size=8192,
-        hidden_size=256,
-        intermediate_size=704,
-        num_hidden_layers=6,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=2048,

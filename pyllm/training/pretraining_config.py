@@ -17,13 +17,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# Found by trying on the standard library with the demo preset: see docs/training.md.
-_TRAINING_DEFAULTS: dict[str, Any] = {
-    "learning_rate": 3e-3,
-    "lr_scheduler_type": "warmup_stable_decay",
-    "max_grad_norm": 1.0,
-    "weight_decay": 0.1,
-}
+# Tried on the standard library with the demo preset for 90 seconds, see docs/training.md. Wider models take smaller
+# steps: with Adam the best rate falls about as 1 / width (Yang et al. 2022, Tensor Programs V).
+_RATE_TIMES_WIDTH = 3e-3 * 192
 # Set by the fields of PretrainingConfig, so they have no second place in its `training` table.
 _TRAINING_FIXED = {
     "max_steps",
@@ -41,13 +37,13 @@ class PretrainingConfig:
     """What `pretrain` does.
 
     Attributes:
-        out: folder for everything the run writes. data: files and folders of text (see
-        `pyllm.data.read_pieces`); none means Python's standard library. tokenizer: a tokenizer file; None
-        trains a byte-level BPE of `vocab_size` tokens on the data. preset: name of a model configuration;
-        `model` replaces fields of it. steps: optimizer steps; None means as many as `max_seconds` allows, or
-        one pass over the data. max_seconds: time for the training itself. A few steps are timed, then the
-        number of steps is fixed, so
-            that the schedule does not depend on the clock any further.
+        out: folder for everything the run writes.
+        data: files and folders of text (see `pyllm.data.read_pieces`); none means Python's standard library.
+        tokenizer: a tokenizer file; None trains a byte-level BPE of `vocab_size` tokens on the data.
+        preset: name of a model configuration; `model` replaces fields of it.
+        steps: optimizer steps; None means as many as `max_seconds` allows, or one pass over the data.
+        max_seconds: time for the training itself. A few steps are timed, then the number of steps is fixed, so that
+            the schedule does not depend on the clock any further.
         batch_size: rows per micro-batch; sequence_length: tokens per row.
         validation_fraction: share of the text held out; at most `validation_rows` rows of it are used.
         save_every: steps between checkpoints, None for ten in a run.
@@ -64,7 +60,7 @@ class PretrainingConfig:
     model: Mapping[str, Any] = field(default_factory=dict)
     steps: int | None = None
     max_seconds: float | None = None
-    batch_size: int = 8
+    batch_size: int = 4
     sequence_length: int = 256
     validation_fraction: float = 0.02
     validation_rows: int = 32
@@ -88,17 +84,19 @@ class PretrainingConfig:
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a positive integer, got {getattr(self, name)!r}")
         self.training_config(1 if self.steps is None else self.steps)
-        self.model_config(self.vocab_size, None)
 
     def training_config(self, steps: int, **changes: Any) -> TrainingConfig:
         """The trainer's settings for a run of `steps` steps."""
         every = max(1, steps // 10)
+        width = self.model_config(self.vocab_size, None).hidden_size
         settings = {
             "warmup_steps": min(100, steps // 10),
             "eval_steps": every,
             "eval_on_start": True,
             "logging_steps": max(1, steps // 400),
-            **_TRAINING_DEFAULTS,
+            "learning_rate": _RATE_TIMES_WIDTH / width,
+            "lr_scheduler_type": "warmup_stable_decay",
+            "num_decay_steps": steps // 2,
             **self.training,
             "max_steps": steps,
             "output_dir": self.out,
