@@ -74,7 +74,10 @@ def attention_reference(
 
     weights, lse = _softmax(scores, sink_logits)
     if dropout_p > 0 and dropout_seed is not None:
-        keep = dropout_uniform(dropout_seed, batch, heads, q_len, kv_len, first_sequence) >= dropout_p
+        keep = (
+            dropout_uniform(dropout_seed.to(q.device), batch, heads, q_len, kv_len, first_sequence)
+            >= dropout_p
+        )
         weights = weights * keep / (1 - dropout_p) if dropout_p < 1 else torch.zeros_like(weights)
     return weights.to(q.dtype) @ values, lse
 

@@ -136,5 +136,6 @@ LONG = [
     Case("long_heads", batch=2, heads=4, kv_heads=4, q_len=130, kv_len=300, head_dim=24, sink=True),
     Case("long_window", batch=1, heads=2, q_len=530, kv_len=530, options={"window": 40, "sink_tokens": 4}),
     Case("long_bias", batch=2, heads=2, q_len=120, kv_len=280, mask_shape=(1, 2, 120, 280)),
+    Case("long_batch", batch=5, heads=4, kv_heads=4, q_len=100, kv_len=270, options={"window": 64}),
     Case("decode", batch=2, heads=6, q_len=2, kv_len=700, head_dim=64, options={"is_causal": True}),
 ]

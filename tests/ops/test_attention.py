@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from pyllm.ops import attention
 from tests.ops.attention_cases import LONG, VARIANTS, Case, ours, plain
@@ -219,6 +220,27 @@ def test_dropout_draws_are_seeded_and_scaled() -> None:
     assert set(first.unique().tolist()) == {0.0, (torch.tensor(1 / 64) / 0.75).item()}
     assert abs((first == 0).double().mean().item() - 0.25) < 0.02
     assert not attention(q, k, v, dropout_p=1.0).any()
+
+
+def test_recomputation_repeats_the_dropout() -> None:
+    q, k, v, *_ = Case("").inputs(torch.float32)
+
+    def block(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attention(q, k, v, is_causal=True, dropout_p=0.5).square().sum()
+
+    torch.manual_seed(SEED)
+    kept = torch.autograd.grad(block(q, k, v), (q, k, v))
+    torch.manual_seed(SEED)
+    recomputed = torch.autograd.grad(checkpoint(block, q, k, v, use_reentrant=False), (q, k, v))
+    for a, b in zip(kept, recomputed, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_meta_tensors_give_shapes() -> None:
+    q, k = torch.empty(2, 4, 5, 8, device="meta"), torch.empty(2, 2, 6, 8, device="meta")
+    lengths = torch.empty(2, dtype=torch.int64, device="meta")
+    out, lse = attention(q, k, k, kv_lengths=lengths, return_lse=True)
+    assert (out.shape, lse.shape, out.device.type) == (q.shape, (2, 4, 5), "meta")
 
 
 def bad_calls() -> list[tuple[str, type[Exception], dict[str, Any]]]:

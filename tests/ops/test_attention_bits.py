@@ -74,6 +74,24 @@ def test_gradient_of_q_does_not_depend_on_chunks(isa: str, dtype: torch.dtype) -
         assert torch.equal(grad_q(begin, end), whole[:, :, begin:end])
 
 
+def test_schedules_give_the_same_bits(isa: str) -> None:
+    if isa == "scalar":
+        pytest.skip("the reference has one schedule")
+    # Eight rows of two heads are walked head by head, one row alone tile by tile or block by block.
+    for q_len in (200, 3):
+        case = Case("", batch=8, heads=4, kv_heads=2, q_len=q_len, kv_len=520)
+        q, k, v, *_ = case.inputs(torch.bfloat16)
+
+        def run(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+            out = attention(q, k, v, is_causal=True)
+            return [out.detach(), *torch.autograd.grad(out, (q, k, v), torch.ones_like(out))]
+
+        together = run(q, k, v)
+        alone = run(*(t[3:4].detach().requires_grad_() for t in (q, k, v)))
+        for a, b in zip(together, alone, strict=True):
+            assert torch.equal(a[3:4], b)
+
+
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=1, max_size=4),
     pad=st.integers(0, 300),

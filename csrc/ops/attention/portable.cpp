@@ -7,9 +7,10 @@
 //       partial = weights . V
 //       (m, l, out) of the row <- merged with the block's
 //
-// A block's result never depends on the blocks before it, so the two schedules give the same bits: tiles in
-// parallel with keys and values packed once (long queries), or blocks in parallel, packed where they are
-// used, and merged afterwards (few queries, as in decoding).
+// A block's result never depends on the blocks before it, so three schedules give the same bits:
+//   many sequences and heads     each a task: blocks outermost, packed once into the second-level cache
+//   few, with long queries       tiles in parallel over keys and values packed beforehand
+//   few, with one tile each      blocks in parallel, packed where they are used, merged afterwards (decoding)
 #include "core/aligned.h"
 #include "core/levels.h"
 #include "core/parallel.h"
@@ -18,6 +19,9 @@
 
 namespace pyllm::attention {
 namespace {
+
+// From this many sequences x kv heads on they alone keep the threads busy.
+constexpr int64_t kEnoughHeads = 16;
 
 // Per row: the integer maximum, the sum of weights 2^(score - maximum), and the weighted sum of values.
 struct Sums {
@@ -224,6 +228,50 @@ void run_tiles(const Forward& f) {
   });
 }
 
+// Sequences and kv heads in parallel.
+template <class T>
+void run_heads(const Forward& f) {
+  const Problem& p = f.problem;
+  const int64_t rows = largest_tile(p), tile_size = sums_size(p, rows);
+  int64_t most_tiles = 0;
+  for (int64_t i = 0; i < p.sequences; ++i) {
+    most_tiles = tile_count(p, p.sequence[i]) > most_tiles ? tile_count(p, p.sequence[i]) : most_tiles;
+  }
+  parallel_for(0, p.sequences * p.kv_heads, 1, [&](int64_t begin, int64_t end) {
+    const auto queries = make_aligned<float>(rows * p.head_dim), scores = make_aligned<float>(rows * kBlock);
+    const auto keys = make_aligned<float>(packed_keys_size(p));
+    const auto values = make_aligned<float>(packed_values_size(p));
+    const auto total = make_aligned<float>(most_tiles * tile_size), part = make_aligned<float>(tile_size);
+    for (int64_t i = begin; i < end; ++i) {
+      const Sequence& s = p.sequence[i / p.kv_heads];
+      const int64_t kv_head = i % p.kv_heads, tiles = tile_count(p, s);
+      for (int64_t n = 0; n < tiles; ++n) {
+        const int64_t count = row_count(make_tile(p, s, kv_head, n));
+        clear(p, sums_at(total.get() + n * tile_size, count), count);
+      }
+      for (int64_t block = 0; block < ceil_div(s.kv_len, kBlock); ++block) {
+        const Block b = make_block(s, block);
+        bool packed = false, finite = true;
+        for (int64_t n = 0; n < tiles; ++n) {
+          const Tile t = make_tile(p, s, kv_head, n);
+          const Columns c = visible_columns(p, t, b);
+          if (c.last == 0) continue;
+          if (!packed) finite = pack<T>(p, s, kv_head, b, keys.get(), values.get());
+          packed = true;
+          load_rows<T>(p.q, t, p.head_dim, queries.get());
+          const Sums partial = sums_at(part.get(), row_count(t));
+          attend_block(p, t, queries.get(), b, c, {keys.get(), values.get(), finite}, scores.get(), partial);
+          merge(p, row_count(t), partial, sums_at(total.get() + n * tile_size, row_count(t)));
+        }
+      }
+      for (int64_t n = 0; n < tiles; ++n) {
+        const Tile t = make_tile(p, s, kv_head, n);
+        finish<T>(f, t, sums_at(total.get() + n * tile_size, row_count(t)));
+      }
+    }
+  });
+}
+
 // For sequences of at most one tile each.
 template <class T>
 void run_blocks(const Forward& f) {
@@ -273,7 +321,9 @@ bool one_tile_each(const Problem& p) {
 
 template <class T>
 void forward_as(const Forward& f) {
-  if (one_tile_each(f.problem)) {
+  if (f.problem.sequences * f.problem.kv_heads >= kEnoughHeads) {
+    run_heads<T>(f);
+  } else if (one_tile_each(f.problem)) {
     run_blocks<T>(f);
   } else {
     run_tiles<T>(f);
