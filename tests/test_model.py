@@ -6,13 +6,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pyllm
-from pyllm import GenerationConfig, Model
+from pyllm import GenerationConfig, Model, Trainer, TrainingConfig
+from pyllm.data import Row
 from pyllm.models import Transformer
+from pyllm.training import language_modelling
 
 CHAT = [{"role": "user", "content": "add 🙂"}]
 
@@ -78,6 +81,18 @@ def test_generating_does_not_get_in_the_way_of_training(tiny_model: Model):
     loss.backward()
     assert all(parameter.grad is not None for parameter in model.network.parameters())
     torch.testing.assert_close(torch.exp(new - old), torch.ones(10))
+
+
+def test_a_model_can_be_trained_as_it_is(tiny_model: Model, tmp_path: Path):
+    torch.manual_seed(1)
+    model = Model(Transformer(tiny_model.config), tiny_model.tokenizer)
+    ids = np.array([3, 9, 27, 81, 243] * 6)
+    row = Row(token_ids=ids, loss_weights=np.ones(30), document_ids=np.zeros(30, np.int64))
+    config = TrainingConfig(max_steps=30, per_device_train_batch_size=1, learning_rate=1e-2)
+    Trainer(model, language_modelling, [row], config).train()
+    model.save(tmp_path)
+    for trained in (model, pyllm.load(tmp_path)):
+        assert trained.generate([3, 9, 27], max_new_tokens=5)[0].token_ids == [81, 243, 3, 9, 27]
 
 
 def test_batches_of_mixed_lengths_equal_one_by_one(tiny_model: Model):

@@ -87,6 +87,9 @@ def _answer(model: Model, messages: _Messages, config: GenerationConfig) -> None
     except KeyboardInterrupt:
         write("\n")
         note("Stopped.")
+        if not stream.completion.text:
+            messages.pop()
+            return
     else:
         write("\n")
         note_speed(stream, timings)

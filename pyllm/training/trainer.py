@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
@@ -42,9 +43,15 @@ class TrainingResult:
     checkpoint: Path | None
 
 
+class HasNetwork(Protocol):
+    """A `pyllm.Model`: its network is what is trained."""
+
+    network: Any
+
+
 class Trainer:
-    """Trains `model` on `train_data`, a sequence of `pyllm.data.Row`s, by an objective (see
-    `pyllm.training.objectives`).
+    """Trains `model` (a module, or a `pyllm.Model`) on `train_data`, a sequence of `pyllm.data.Row`s, by an
+    objective (see `pyllm.training.objectives`).
 
     Weights, gradients and moments keep the parameters' own dtype (give it an fp32 model); `config.bf16`
     computes in bfloat16 under autocast. `optimizer` defaults to AdamW, weight decay on matrices only. After
@@ -54,7 +61,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: torch.nn.Module | HasNetwork,
         objective: Objective,
         train_data: Rows,
         config: TrainingConfig,
@@ -69,12 +76,13 @@ class Trainer:
             raise ValueError("train_data: expected at least one row, got none")
         if eval_data is not None and len(eval_data) == 0:
             raise ValueError("eval_data: expected at least one row or None, got no rows")
-        self.model, self.objective, self.config = model, objective, config
+        network: torch.nn.Module = model if isinstance(model, torch.nn.Module) else model.network
+        self.model, self.objective, self.config = network, objective, config
         self.train_data, self.eval_data = train_data, eval_data
-        self.optimizer = optimizer or default_optimizer(model, config)
+        self.optimizer = optimizer or default_optimizer(network, config)
         self.callbacks = [listener(callback) for callback in callbacks]
         self.save_model, self.load_model = save_model, load_model
-        self.device = next(model.parameters()).device
+        self.device = next(network.parameters()).device
 
     def train(self) -> TrainingResult:
         """Runs until `config.max_steps`; a run resumed at or after its last step returns at once.
