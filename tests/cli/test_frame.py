@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import typer
 
+import pyllm
 from pyllm.cli import _repeat_list_options, application, main
 
 
@@ -107,6 +109,11 @@ def test_help_is_quick_to_import() -> None:
 
 
 def test_module_is_the_command() -> None:
-    run = subprocess.run([sys.executable, "-m", "pyllm", "info", "--json"], check=True, capture_output=True)
-    assert b'"machine_isa"' in run.stdout
+    run = subprocess.run([sys.executable, "-m", "pyllm", "--version"], check=True, capture_output=True)
+    assert run.stdout.decode() == f"pyllm {pyllm.__version__}\n"
     assert run.stderr == b""
+
+
+def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pyllm"] == pyllm.__version__
