@@ -76,7 +76,7 @@ class Trainer:
             raise ValueError("train_data: expected at least one row, got none")
         if eval_data is not None and len(eval_data) == 0:
             raise ValueError("eval_data: expected at least one row or None, got no rows")
-        network: torch.nn.Module = model if isinstance(model, torch.nn.Module) else model.network
+        network: Any = model if isinstance(model, torch.nn.Module) else model.network
         self.model, self.objective, self.config = network, objective, config
         self.train_data, self.eval_data = train_data, eval_data
         self.optimizer = optimizer or default_optimizer(network, config)
