@@ -16,6 +16,7 @@ check() {  # check ENVIRONMENT: the installed package works from another folder
   (cd "$work" && "$1/bin/pyllm" info && "$1/bin/python" - <<'PY'
 import torch
 import pyllm
+import pyllm.bench.report
 from pyllm.ops import _library, rms_norm
 assert _library.LOADED, _library.why_not_loaded()
 assert rms_norm(torch.ones(2, 8), torch.ones(8)).shape == (2, 8)
