@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -64,3 +65,20 @@ def tokens_by_id(numbered: Mapping[int, bytes], what: str) -> list[bytes | None]
     for token_id, token in numbered.items():
         tokens[token_id] = token
     return tokens
+
+
+def merge_ids(merges: Sequence[Any], ids: Mapping[str, int], what: str) -> np.ndarray:
+    """The (n, 3) ids of left, right and merged of merges spelled "left right" or [left, right].
+
+    Raises ValueError, naming `what` and the rank, for an entry that does not join two tokens of `ids` to a third.
+    """
+    rows: list[tuple[int, int, int]] = []
+    try:
+        for entry in merges:
+            left, right = entry.split(" ") if isinstance(entry, str) else entry
+            rows.append((ids[left], ids[right], ids[left + right]))
+    except (KeyError, TypeError, ValueError):
+        wrong = merges[len(rows)]
+        raise ValueError(f"{what}[{len(rows)}]: {wrong!r} does not join two tokens to a third") from None
+    columns = [np.fromiter((row[i] for row in rows), dtype=np.uint32, count=len(rows)) for i in range(3)]
+    return np.stack(columns, axis=1)

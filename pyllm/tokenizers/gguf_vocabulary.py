@@ -10,7 +10,7 @@ import numpy as np
 
 from pyllm.checkpoints.gguf import read_gguf
 from pyllm.tokenizers.byte_alphabet import unspell
-from pyllm.tokenizers.definition import AddedToken, TokenizerDefinition
+from pyllm.tokenizers.definition import AddedToken, TokenizerDefinition, merge_ids
 from pyllm.tokenizers.files import expect
 from pyllm.tokenizers.patterns import canonical_pattern
 
@@ -70,7 +70,11 @@ def _definition(metadata: Mapping[str, Any], pattern: str | None) -> TokenizerDe
     add_eos = metadata.get("tokenizer.ggml.add_eos_token", False)
     return TokenizerDefinition(
         tokens=_tokens(spellings, added),
-        merges=_merges(_strings(metadata, "tokenizer.ggml.merges"), spellings),
+        merges=merge_ids(
+            _strings(metadata, "tokenizer.ggml.merges"),
+            {spelling: i for i, spelling in enumerate(spellings)},
+            "tokenizer.ggml.merges",
+        ),
         pattern=canonical_pattern(pattern) if pattern else _pattern(pre),
         ignore_merges=_PATTERNS.get(str(pre)) == "llama3",
         added_tokens=added,
@@ -104,21 +108,6 @@ def _tokens(spellings: list[str], added: list[AddedToken]) -> list[bytes | None]
         except ValueError:
             tokens.append(spelling.encode())  # padding entries and the like
     return tokens
-
-
-def _merges(merges: list[str], spellings: list[str]) -> np.ndarray:
-    ids = {spelling: i for i, spelling in enumerate(spellings)}
-    rows = []
-    for rank, merge in enumerate(merges):
-        parts = merge.split(" ")
-        try:
-            left, right = parts
-            rows.append((ids[left], ids[right], ids[left + right]))
-        except (ValueError, KeyError):
-            raise ValueError(
-                f"tokenizer.ggml.merges[{rank}]: {merge!r} does not join two tokens to a third"
-            ) from None
-    return np.array(rows, dtype=np.uint32).reshape(-1, 3)
 
 
 def _special_id(metadata: Mapping[str, Any], name: str, vocab_size: int) -> int | None:

@@ -10,10 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from pyllm.tokenizers.byte_alphabet import unspell
-from pyllm.tokenizers.definition import AddedToken, TokenizerDefinition, tokens_by_id
+from pyllm.tokenizers.definition import AddedToken, TokenizerDefinition, merge_ids, tokens_by_id
 from pyllm.tokenizers.files import expect, read_json
 from pyllm.tokenizers.patterns import canonical_pattern, recognise_expression
 
@@ -59,7 +57,7 @@ def _definition(document: dict[str, Any], pattern: str | None) -> TokenizerDefin
     ]
     return TokenizerDefinition(
         tokens=_tokens(vocabulary, added),
-        merges=_merges(model, vocabulary),
+        merges=merge_ids(expect(model.get("merges"), list, "model.merges"), vocabulary, "model.merges"),
         ignore_merges=bool(model.get("ignore_merges")),
         pattern=canonical_pattern(pattern) if pattern else _pattern(document.get("pre_tokenizer")),
         nfc=_is_nfc(document.get("normalizer")),
@@ -99,8 +97,9 @@ def _components(component: Any, members: str) -> list[dict[str, Any]]:
 
 def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
     vocabulary = expect(model.get("vocab"), dict, "model.vocab")
-    for spelling, token_id in vocabulary.items():
-        expect(token_id, int, f"model.vocab[{spelling!r}]")
+    wrong = next((spelling for spelling, token_id in vocabulary.items() if type(token_id) is not int), None)
+    if wrong is not None:
+        raise ValueError(f"model.vocab[{wrong!r}]: expected int, got {type(vocabulary[wrong]).__name__}")
     return vocabulary
 
 
@@ -142,20 +141,6 @@ def _bytes_of(spelling: str) -> bytes:
         return unspell(spelling)
     except ValueError:
         return spelling.encode("utf-8", "replace")  # what tokenizers decodes it to; no text is encoded to it
-
-
-def _merges(model: dict[str, Any], vocabulary: dict[str, int]) -> np.ndarray:
-    rows = []
-    for rank, entry in enumerate(expect(model.get("merges"), list, "model.merges")):
-        parts = entry.split(" ") if isinstance(entry, str) else entry
-        if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
-            raise ValueError(f"model.merges[{rank}]: expected two tokens, got {entry!r}")
-        left, right = parts
-        try:
-            rows.append((vocabulary[left], vocabulary[right], vocabulary[left + right]))
-        except KeyError as error:
-            raise ValueError(f"model.merges[{rank}]: {error.args[0]!r} is not in the vocabulary") from None
-    return np.array(rows, dtype=np.int64).reshape(-1, 3).astype(np.uint32)
 
 
 def _pattern(pre_tokenizer: Any) -> str:

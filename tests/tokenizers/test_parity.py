@@ -132,7 +132,8 @@ def test_any_bytes_come_back(data: bytes) -> None:
 
 def test_bytes_without_token_are_left_out_as_in_tokenizers() -> None:
     # SmolLM2's vocabulary has no token for 0xF1 and a few more.
-    assert ours("smollm2").encode(b"a\xf1b") == ours("smollm2").encode("ab")
+    smollm2 = ours("smollm2")
+    assert smollm2.encode(b"a\xf1b") == [*smollm2.encode("a"), *smollm2.encode("b")]
 
 
 @given(STRINGS)
