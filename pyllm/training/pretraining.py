@@ -198,8 +198,9 @@ def _plan_steps(
         Trainer(model, language_modelling, rows, training, callbacks=(reports.append,)).train()
     # The first steps also allocate memory and warm the caches.
     seconds = statistics.median(report.tokens / report.tokens_per_second for report in reports[2:])
+    steps = _SHARE_FOR_STEPS * config.max_seconds / seconds
     evaluating = _EVALUATIONS * validation_rows / training.rows_per_step
-    return max(1, int(_SHARE_FOR_STEPS * config.max_seconds / seconds - evaluating))
+    return max(1, int(max(steps - evaluating, steps / 2)))
 
 
 def _write_run_file(out: Path, config: PretrainingConfig, steps: int) -> None:

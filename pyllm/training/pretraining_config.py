@@ -63,7 +63,7 @@ class PretrainingConfig:
     batch_size: int = 4
     sequence_length: int = 256
     validation_fraction: float = 0.02
-    validation_rows: int = 32
+    validation_rows: int = 24
     seed: int = 42
     save_every: int | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
