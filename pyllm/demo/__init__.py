@@ -178,16 +178,18 @@ def pretrain_model(demo: Demo) -> Step:
     )
     done = pretrain(config, callbacks=[reports.append])
     seconds = time.perf_counter() - start
-    evaluations = [(report.step, report.eval_loss) for report in reports if report.eval_loss is not None]
+    losses = [report.eval_loss for report in reports if report.eval_loss is not None]
     demo.say(
         f"{done.parameters / 1e6:.1f} M parameters, {done.train_tokens / 1e6:.1f} M tokens of text to learn from"
     )
-    demo.say("validation loss: " + ", ".join(f"{loss:.2f} (step {step})" for step, loss in evaluations))
+    demo.say(
+        f"validation loss over {done.training.step} steps: " + " ".join(f"{loss:.2f}" for loss in losses)
+    )
     demo.say(f"loss curve: {done.plot}" if done.plot else f"no loss curve: {done.plot_problem}")
     trained = [report for report in reports if report.tokens]
     speed = sum(r.tokens for r in trained) / sum(r.tokens / r.tokens_per_second for r in trained)
-    losses = [loss for _, loss in evaluations] or [float("nan")]
-    result = f"{done.parameters / 1e6:.1f} M parameters, validation loss {losses[0]:.2f} -> {losses[-1]:.2f}"
+    change = f"validation loss {losses[0]:.2f} -> {losses[-1]:.2f}" if losses else "no validation text"
+    result = f"{done.parameters / 1e6:.1f} M parameters, {change}"
     return Step("pre-training", result, seconds, f"{speed:,.0f} tokens/s")
 
 
