@@ -8,6 +8,7 @@
 
 namespace pyllm::test {
 
+void test_attention();
 void test_dtypes();
 void test_linear();
 void test_rms_norm();
@@ -40,11 +41,9 @@ void set_threads(int threads) {
 
 int main() {
   using namespace pyllm::test;
-  const std::pair<const char*, void (*)()> tests[] = {{"dtypes", test_dtypes},
-                                                      {"linear", test_linear},
-                                                      {"rms_norm", test_rms_norm},
-                                                      {"rope", test_rope},
-                                                      {"swiglu", test_swiglu}};
+  const std::pair<const char*, void (*)()> tests[] = {
+      {"attention", test_attention}, {"dtypes", test_dtypes}, {"linear", test_linear},
+      {"rms_norm", test_rms_norm},   {"rope", test_rope},     {"swiglu", test_swiglu}};
   for (const auto& [name, test] : tests) {
     test();
     std::printf("%s ok\n", name);

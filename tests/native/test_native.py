@@ -37,5 +37,5 @@ def test_native(sanitizer: str, tmp_path: Path) -> None:
     run("cmake", "--build", str(tmp_path), "--parallel", "2", "--target", "native_tests")
     output = run(str(tmp_path / "tests" / "native" / "native_tests"))
     assert output.split() == [
-        word for op in ("dtypes", "linear", "rms_norm", "rope", "swiglu") for word in (op, "ok")
+        word for op in ("attention", "dtypes", "linear", "rms_norm", "rope", "swiglu") for word in (op, "ok")
     ]

@@ -20,9 +20,6 @@
 namespace pyllm::attention {
 namespace {
 
-// From this many sequences x kv heads on they alone keep the threads busy.
-constexpr int64_t kEnoughHeads = 16;
-
 // Per row: the integer maximum, the sum of weights 2^(score - maximum), and the weighted sum of values.
 struct Sums {
   float *maximum, *sum, *out;

@@ -17,9 +17,6 @@
 namespace pyllm::attention {
 namespace {
 
-// From this many sequences x kv heads on they alone keep the threads busy.
-constexpr int64_t kEnoughHeads = 8;
-
 template <class T>
 void write_rows(const Heads& to, const Tile& t, int64_t dim, const float* rows) {
   for_each_row(t, [&](int64_t row, int64_t head, int64_t query) {
