@@ -9,7 +9,7 @@ import pytest
 
 from pyllm import Tokenizer
 from tests.assets import asset
-from tests.tokenizers.oracles import SMOLLM2, huggingface_path, ours
+from tests.tokenizers.oracles import HUGGINGFACE_FOLDERS, SMOLLM2, ours
 
 TOOLS = [
     {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "note": "<é & 'q'>"}}}
@@ -33,9 +33,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         folder = tmp_path_factory.mktemp("smollm2")
         Tokenizer.from_file(asset(SMOLLM2)).save(folder)
     else:
-        folder = huggingface_path(request.param).parent
-        if not (folder / "tokenizer_config.json").is_file():
-            pytest.skip("no tokenizer_config.json beside the tokenizer")
+        folder = asset(f"{HUGGINGFACE_FOLDERS[request.param]}/models/tokenizer_config.json").parent
     return Tokenizer.from_file(folder), transformers.PreTrainedTokenizerFast.from_pretrained(folder)
 
 
