@@ -77,7 +77,7 @@ class Tokenizer:
         """Trains a byte-level BPE; the merges are those of the tokenizers package's BpeTrainer, whatever the threads.
 
         files_or_texts: paths of files and folders (text of any suffix, .jsonl with a "text" field, .gz of both), texts,
-            or an iterable of them. A str is a path if a file has that name.
+            or an iterable of them. A str is a path if a file has that name, and if it is one line and all there is.
         vocab_size: how many ids there shall be: special tokens first, then 256 bytes, then merges. The tokenizer is
             smaller where the text has no more pairs to merge.
         pattern: the pretokenizer: gpt2, gpt4 (= cl100k), o200k, llama3, qwen2, smollm or none.

@@ -88,6 +88,8 @@ def _check_special_tokens(names: Sequence[str]) -> list[str]:
 
 def _texts(sources: TextSource | Iterable[TextSource], whole: bool) -> Iterator[str | bytes]:
     """The documents of every source; parts of a file that is one long document join to it."""
+    if isinstance(sources, str) and "\n" not in sources:
+        sources = Path(sources)  # nobody trains on one line: it is a path, even if nothing is there
     items = [sources] if isinstance(sources, (str, bytes, os.PathLike)) else sources
     for item in items:
         if isinstance(item, os.PathLike) or (isinstance(item, str) and _is_file_name(item)):

@@ -201,6 +201,7 @@ def test_progress_is_reported_and_may_stop_the_training() -> None:
         ([""], {"vocab_size": 300}, ValueError, "files_or_texts"),
         ([3], {"vocab_size": 300}, TypeError, "files_or_texts"),
         (["no/such/file.txt"], {"vocab_size": 300}, FileNotFoundError, "no/such/file.txt"),
+        ("no_such_folder", {"vocab_size": 300}, FileNotFoundError, "no_such_folder"),
         ([Path("no/such/file")], {"vocab_size": 300}, FileNotFoundError, "no/such/file"),
     ],
 )
