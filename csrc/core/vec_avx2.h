@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <cstddef>
+
 #include "core/dtype.h"
 
 namespace pyllm {

@@ -3,6 +3,8 @@
 
 #include <arm_neon.h>
 
+#include <cstddef>
+
 #include "core/dtype.h"
 
 namespace pyllm {
