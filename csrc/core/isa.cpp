@@ -24,7 +24,9 @@ constexpr std::pair<Isa, const char*> kNames[] = {{Isa::scalar, "scalar"},
 
 #if defined(__x86_64__)
 bool has_amx() {
-#if defined(__linux__)
+#if defined(PYLLM_SOFTWARE_TILES)
+  return true;
+#elif defined(__linux__)
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
   constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;
