@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from pyllm import ops
 from pyllm.models import Transformer
 
-# Rows of logits held at a time: 128 x 50,000 tokens are 26 MB.
-_ROWS = 128
 
+def token_log_probs(hidden: Tensor, lm_head_weight: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probability of `tokens` under softmax(hidden @ lm_head_weight.T).
 
-def token_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """log softmax(logits) at `tokens`.
+    The trainers' loss itself, so that what is sampled has the log-probability, to the bit, that training gives it.
 
     Args:
-        logits: (rows, vocab_size) float32. tokens: (rows,) int64.
+        hidden: (rows, hidden_size). lm_head_weight: (vocab_size, hidden_size). tokens: (rows,) int64.
 
     Returns:
         (rows,) float32. A row's result depends on that row only.
     """
-    return torch.log_softmax(logits, -1).gather(-1, tokens[:, None]).squeeze(-1)
+    return -ops.linear_cross_entropy(hidden, lm_head_weight, tokens, reduction="none")
 
 
 def sequence_log_probs(network: Transformer, input_ids: Tensor, *, first: int = 1) -> Tensor:
@@ -43,7 +41,4 @@ def sequence_log_probs(network: Transformer, input_ids: Tensor, *, first: int = 
     if bool(((input_ids < 0) | (input_ids >= vocab_size)).any()):
         raise IndexError(f"input_ids must lie in [0, {vocab_size}), got {input_ids.tolist()}")
     hidden = network.hidden_states(input_ids[None, :-1])[0, first - 1 :]
-    parts = []
-    for rows, targets in zip(hidden.split(_ROWS), input_ids[first:].split(_ROWS), strict=True):
-        parts.append(token_log_probs(ops.linear(rows, network.lm_head_weight).float(), targets))
-    return torch.cat(parts)
+    return token_log_probs(hidden, network.lm_head_weight, input_ids[first:])

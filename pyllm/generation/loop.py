@@ -2,6 +2,7 @@
 
     prompts --prefill--> cache, logits of the last tokens
     repeat: logits -> edits -> sample -> append to each row, drop finished rows -> forward of the new tokens
+    every few steps, and where a row ends: log-probabilities of the tokens since
 
 A row's tokens depend on its own prompt and seed only: padding is never attended to, edits look at the row's own
 history, and random numbers are a function of the row's seed and the index of the token.
@@ -27,6 +28,8 @@ from pyllm.models import Transformer
 MAX_ROWS = 32
 MAX_PROMPT_TOKENS = 32768
 _CACHE_ROOM = 256
+# Steps whose log-probabilities are computed together: one pass over the head's weight in place of one per token.
+_PENDING_STEPS = 32
 _GOLDEN_RATIO = 0x9E3779B97F4A7C15
 
 
@@ -38,7 +41,9 @@ class Completion:
         text: the new text, without the prompt, the end-of-sequence token and the stop string; empty where the model
             has no tokenizer.
         token_ids: every new token, those of the stop string and the end-of-sequence token included.
-        logprobs: log-probability of each new token under the model itself: before temperature, penalties and filters.
+        logprobs: log-probability of each new token under the model itself: before temperature, penalties and filters;
+            to the bit what `Model.log_probs` and the trainer's loss give it. Complete once `finish_reason` is set;
+            while text streams they follow the tokens in stretches of 32.
         finish_reason: "stop" (end-of-sequence token or stop string) or "length" (max_new_tokens, or the context is
             full); None while it is being generated.
         top_logprobs: per new token, the most likely token ids and their log-probabilities, if
@@ -64,10 +69,9 @@ class _Row:
         self._assembler = TextAssembler(None if tokenizer is None else tokenizer.stream_decoder(), config)
         self._limit = limit
 
-    def append(self, token: int, logprob: float, ends: bool) -> None:
+    def append(self, token: int, ends: bool) -> None:
         done = self.completion
         done.token_ids.append(token)
-        done.logprobs.append(logprob)
         if not ends:
             self._assembler.feed(token)
         full = len(done.token_ids) >= self._limit
@@ -114,6 +118,7 @@ class Decoding:
         self._cache: Any = None
         self._tokens = torch.zeros_like(self._seeds)
         self._generated = 0
+        self._pending: list[tuple[list[_Row], Tensor, Tensor]] = []  # rows, their hidden states, their tokens
 
     @property
     def finished(self) -> bool:
@@ -122,7 +127,8 @@ class Decoding:
     @torch.inference_mode()
     def step(self) -> None:
         """Adds one token to every unfinished completion."""
-        logits = (self._prefill() if self._cache is None else self._decode()).float()
+        hidden = self._prefill() if self._cache is None else self._decode()
+        logits = ops.linear(hidden, self._network.lm_head_weight).float()
         config = self._config
         tokens = ops.sample(
             self._editor.edit(logits),
@@ -135,16 +141,20 @@ class Decoding:
         )
         self._generated += 1
         self._editor.append(tokens)
-        logprobs = token_log_probs(logits, tokens).tolist()
-        for row, token, logprob in zip(self._rows, tokens.tolist(), logprobs, strict=True):
-            row.append(token, logprob, token in self._eos)
+        self._pending.append((self._rows, hidden, tokens))
+        for row, token in zip(self._rows, tokens.tolist(), strict=True):
+            row.append(token, token in self._eos)
         if config.num_top_logprobs:
             self._append_top_logprobs(logits)
         self._tokens = tokens
-        self._drop_finished()
+        ended = any(row.completion.finish_reason is not None for row in self._rows)
+        if ended or len(self._pending) == _PENDING_STEPS:
+            self._append_logprobs()
+        if ended:
+            self._drop_finished()
 
     def _prefill(self) -> Tensor:
-        """Logits (rows, vocab_size) after the prompts; equal prompts are computed once."""
+        """Hidden states (rows, hidden_size) after the prompts; equal prompts are computed once."""
         prompts = [row.completion.prompt_token_ids for row in self._rows]
         unique = list(dict.fromkeys(map(tuple, prompts)))
         device = self._network.device
@@ -153,16 +163,27 @@ class Decoding:
         for row, prompt in zip(padded, unique, strict=True):
             row[: len(prompt)] = torch.tensor(prompt, device=device)
         self._cache = self._network.new_cache(len(unique), capacity=padded.shape[1] + _CACHE_ROOM)
-        logits = self._network(padded, kv_cache=self._cache, input_lengths=lengths, last_token_only=True)
+        hidden = self._network.hidden_states(
+            padded, kv_cache=self._cache, input_lengths=lengths, last_token_only=True
+        )
         if len(unique) == len(prompts):
-            return logits
+            return hidden
         places = {prompt: place for place, prompt in enumerate(unique)}
         rows = torch.tensor([places[tuple(prompt)] for prompt in prompts], device=device)
         self._cache.select(rows)
-        return logits[rows]
+        return hidden[rows]
 
     def _decode(self) -> Tensor:
-        return self._network(self._tokens[:, None], kv_cache=self._cache, last_token_only=True)
+        return self._network.hidden_states(self._tokens[:, None], kv_cache=self._cache, last_token_only=True)
+
+    def _append_logprobs(self) -> None:
+        hidden = torch.cat([hidden for _, hidden, _ in self._pending])
+        tokens = torch.cat([tokens for _, _, tokens in self._pending])
+        logprobs = iter(token_log_probs(hidden, self._network.lm_head_weight, tokens).tolist())
+        for rows, _, _ in self._pending:
+            for row in rows:
+                row.completion.logprobs.append(next(logprobs))
+        self._pending = []
 
     def _append_top_logprobs(self, logits: Tensor) -> None:
         count = min(self._config.num_top_logprobs, logits.shape[-1])
@@ -173,8 +194,6 @@ class Decoding:
 
     def _drop_finished(self) -> None:
         keep = [index for index, row in enumerate(self._rows) if row.completion.finish_reason is None]
-        if len(keep) == len(self._rows):
-            return
         self._rows = [self._rows[index] for index in keep]
         if not keep:
             self._cache = None

@@ -168,10 +168,9 @@ class Transformer(nn.Module):
         input_lengths: Tensor | None = None,
         last_token_only: bool = False,
     ) -> Tensor:
-        """Logits (batch, tokens, vocab_size) in the network's dtype; arguments as in `hidden_states`.
+        """Logits (batch, tokens, vocab_size), or (batch, vocab_size) with `last_token_only`, in the network's dtype.
 
-        Args:
-            last_token_only: logits (batch, vocab_size) of each row's last real token only.
+        Arguments as in `hidden_states`.
         """
         hidden = self.hidden_states(
             input_ids,
@@ -179,9 +178,8 @@ class Transformer(nn.Module):
             document_ids=document_ids,
             kv_cache=kv_cache,
             input_lengths=input_lengths,
+            last_token_only=last_token_only,
         )
-        if last_token_only:
-            hidden = _last_tokens(hidden, input_lengths)
         return ops.linear(hidden, self.lm_head_weight)
 
     def hidden_states(
@@ -192,6 +190,7 @@ class Transformer(nn.Module):
         document_ids: Tensor | None = None,
         kv_cache: KVCache | None = None,
         input_lengths: Tensor | None = None,
+        last_token_only: bool = False,
     ) -> Tensor:
         """What the head reads: (batch, tokens, hidden_size), after the last norm.
 
@@ -208,6 +207,7 @@ class Transformer(nn.Module):
             input_lengths: (batch,) real tokens of each row, the rest is padding on the right. Only needed
                 with `kv_cache` or `last_token_only`: causal attention keeps padding on the right out of
                 sight anyway.
+            last_token_only: (batch, hidden_size) of each row's last real token only.
 
         Raises:
             ValueError, TypeError, IndexError: an argument of the wrong shape, dtype or range.
@@ -229,7 +229,7 @@ class Transformer(nn.Module):
         hidden = self.model(input_ids, position_ids, max_position, cu_seqlens, kv_cache)
         if kv_cache is not None:
             kv_cache.advance(input_lengths)
-        return hidden
+        return _last_tokens(hidden, input_lengths) if last_token_only else hidden
 
 
 def _last_tokens(hidden: Tensor, input_lengths: Tensor | None) -> Tensor:

@@ -26,9 +26,13 @@ class Histories:
 
 
 class Network:
-    """`logits_of(history)` for each row; padding on the right is dropped as the real cache does."""
+    """`logits_of(history)` for each row: hidden states that are logits already, under a head that leaves them alone.
+
+    Padding on the right is dropped as the real cache does.
+    """
 
     device = torch.device("cpu")
+    lm_head_weight = torch.eye(VOCAB)
 
     def __init__(self, logits_of: Callable[[Sequence[int]], Tensor], context: int = 512) -> None:
         self.config = ModelConfig(
@@ -45,7 +49,7 @@ class Network:
     def new_cache(self, batch_size: int, *, capacity: int = 256) -> Histories:
         return Histories(batch_size)
 
-    def __call__(
+    def hidden_states(
         self,
         input_ids: Tensor,
         *,
