@@ -21,6 +21,7 @@ std::vector<Values> product(DType dtype, const Shape& s, bool left_transposed, b
     return linear::Operand{values.data(), transposed ? 1 : s.depth, transposed ? count : 1};
   };
   linear::product({.dtype = dtype,
+                   .out_dtype = dtype,
                    .rows = s.rows,
                    .columns = s.columns,
                    .depth = s.depth,

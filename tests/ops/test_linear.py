@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pyllm.ops import linear
 from pyllm.ops.linear import linear_reference
-from tests.ops.numerics import assert_same_bits_at_any_thread_count, check_op
+from tests.ops.numerics import assert_as_accurate, assert_same_bits_at_any_thread_count, check_op
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # (shape of x, out): single rows, tails of strips and panels, several depth blocks, rows cut into tasks
@@ -47,6 +47,8 @@ def test_opcheck() -> None:
     x, weight, bias = inputs((2, 3, 8), 5, torch.float32)
     torch.library.opcheck(torch.ops.pyllm.linear.default, (x, weight, bias))
     torch.library.opcheck(torch.ops.pyllm.linear.default, (x[0], weight, None))
+    lowered = tuple(t.detach().bfloat16().requires_grad_() for t in (x, weight, bias))
+    torch.library.opcheck(torch.ops.pyllm.linear.default, (*lowered, True))
     transposed = weight.detach().t().contiguous().t()
     torch.library.opcheck(torch.ops.pyllm.linear.default, (x.detach().transpose(0, 1), transposed, None))
 
@@ -159,10 +161,27 @@ def test_autocast_lowers() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         y = linear(x, weight, bias)
         assert linear(x.bfloat16(), weight).dtype == torch.bfloat16
+        assert linear(x, weight, bias, out_dtype=torch.float32).dtype == torch.float32
     assert y.dtype == torch.bfloat16
     y.float().sum().backward()
     assert weight.grad is not None
     assert weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", [2, 40])
+def test_float32_out(isa: str, rows: int, dtype: torch.dtype) -> None:
+    """The sums before rounding: as accurate as a float32 product, and y once rounded; gradients as for y."""
+    x, weight, bias = inputs((rows, 64), 70, dtype)
+    y = linear(x, weight, bias, out_dtype=torch.float32)
+    assert torch.equal(y.to(dtype), linear(x, weight, bias))
+    wide = [t.detach().double() for t in (x, weight, bias)]
+    plain = linear_reference(x, weight, bias, out_dtype=torch.float32)
+    assert_as_accurate(y.detach(), plain.detach(), linear_reference(*wide))
+    grad = torch.randn(rows, 70, generator=torch.Generator().manual_seed(1))
+    ours = torch.autograd.grad(y, (x, weight, bias), grad)
+    rounded = torch.autograd.grad(linear(x, weight, bias), (x, weight, bias), grad.to(dtype))
+    assert all(torch.equal(a, b) for a, b in zip(ours, rounded, strict=True))
 
 
 def test_bad_input_is_named() -> None:
@@ -174,6 +193,9 @@ def test_bad_input_is_named() -> None:
         linear(torch.randn(2, 8), torch.ones(3, 8).half())
     with pytest.raises(TypeError, match="bias"):
         linear(torch.randn(2, 8), torch.ones(3, 8), torch.ones(3).half())
+    for x, out_dtype in [(torch.ones(2, 8), torch.bfloat16), (torch.ones(2, 8).double(), torch.float32)]:
+        with pytest.raises(TypeError, match="out_dtype"):
+            linear(x, torch.ones(3, 8, dtype=x.dtype), out_dtype=out_dtype)
     with pytest.raises(TypeError, match="x must be"):
         linear(torch.ones(2, 8, dtype=torch.int64), torch.ones(3, 8))
     with pytest.raises(RuntimeError, match="weight"):

@@ -22,7 +22,8 @@ pyllm::linear::Operand operand(const Tensor& x) {
           .stride_k = x.dim() == 2 ? x.stride(1) : 1};
 }
 
-Tensor linear(const Tensor& x_any, const Tensor& weight_any, std::optional<Tensor> bias_any) {
+Tensor linear(const Tensor& x_any, const Tensor& weight_any, std::optional<Tensor> bias_any,
+              bool float32_out) {
   check(x_any.dim() >= 1, kOp, "x must have at least one dimension");
   check(weight_any.dim() == 2 && weight_any.size(1) == x_any.size(x_any.dim() - 1), kOp,
         "weight must be (out, in) with in = the size of x's last dimension");
@@ -37,8 +38,11 @@ Tensor linear(const Tensor& x_any, const Tensor& weight_any, std::optional<Tenso
   const Tensor x = readable(x_any), weight = readable(weight_any);
   std::vector<int64_t> shape = shape_of(x);
   shape.back() = weight.size(0);
-  Tensor out = empty(x, shape);
-  pyllm::linear::product({.dtype = dtype_of(x, kOp, "x"),
+  const DType dtype = dtype_of(x, kOp, "x");
+  check(!float32_out || dtype != DType::f64, kOp, "float32_out does not go with float64");
+  Tensor out = float32_out ? empty(x, shape, ScalarType::Float) : empty(x, shape);
+  pyllm::linear::product({.dtype = dtype,
+                          .out_dtype = float32_out ? DType::f32 : dtype,
                           .rows = rows_of(x),
                           .columns = weight.size(0),
                           .depth = weight.size(1),
@@ -51,7 +55,10 @@ Tensor linear(const Tensor& x_any, const Tensor& weight_any, std::optional<Tenso
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) { m.def("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor"); }
+STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
+  m.def("linear(Tensor x, Tensor weight, Tensor? bias, bool float32_out=False) -> Tensor");
+  ;
+}
 
 STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) { m.impl("linear", TORCH_BOX(&linear)); }
 

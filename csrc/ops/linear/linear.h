@@ -21,7 +21,8 @@ struct Operand {
 };
 
 struct Product {
-  DType dtype;  // of all tensors; sums are kept in its accumulator type
+  DType dtype;      // of operands and bias; sums are kept in its accumulator type
+  DType out_dtype;  // dtype, or f32 for the sums as they are
   int64_t rows, columns, depth;
   Operand left, right;
   const void* bias;  // (columns,); may be null

@@ -41,13 +41,16 @@ const T* at(const Operand& operand, int64_t i, int64_t k) {
   return static_cast<const T*>(operand.data) + i * operand.stride + k * operand.stride_k;
 }
 
-// out[0, columns) = sums + bias
+// out[row, column ...) = sum + bias
 template <class T>
-void finish_row(const float* sums, const T* bias, int64_t columns, T* out) {
-  for_each_vec(columns, [&](int64_t i, int64_t lanes) {
-    const Vec sum = load_lanes(sums + i, lanes);
-    store_lanes(out + i, bias ? sum + load_lanes(bias + i, lanes) : sum, lanes);
-  });
+void finish(const Product& p, int64_t row, int64_t column, Vec sum, int64_t lanes) {
+  if (p.bias) sum = sum + load_lanes(static_cast<const T*>(p.bias) + column, lanes);
+  const int64_t at = row * p.columns + column;
+  if (p.out_dtype == DType::f32) {
+    store_lanes(static_cast<float*>(p.out) + at, sum, lanes);
+  } else {
+    store_lanes(static_cast<T*>(p.out) + at, sum, lanes);
+  }
 }
 
 struct Block {
@@ -71,10 +74,10 @@ void product_block(const Product& p, const Block& block, const float* strips, fl
       }
     }
   }
-  const T* bias = p.bias ? static_cast<const T*>(p.bias) + block.column : nullptr;
-  T* out = static_cast<T*>(p.out) + block.row * p.columns + block.column;
   for (int64_t row = 0; row < block.rows; ++row) {
-    finish_row(sums + row * kColumns, bias, block.columns, out + row * p.columns);
+    for_each_vec(block.columns, [&](int64_t i, int64_t lanes) {
+      finish<T>(p, block.row + row, block.column + i, load_lanes(sums + row * kColumns + i, lanes), lanes);
+    });
   }
 }
 
@@ -147,11 +150,7 @@ void product_lanes(const Product& p, const float* left, int64_t column, int64_t 
     }
     for (int r = 0; r < Rows; ++r) sums[r] = k0 == 0 ? chain[r] : sums[r] + chain[r];
   }
-  const T* bias = p.bias ? static_cast<const T*>(p.bias) + column : nullptr;
-  for (int r = 0; r < Rows; ++r) {
-    T* out = static_cast<T*>(p.out) + r * p.columns + column;
-    store_lanes(out, bias ? sums[r] + load_lanes(bias, lanes) : sums[r], lanes);
-  }
+  for (int r = 0; r < Rows; ++r) finish<T>(p, r, column, sums[r], lanes);
 }
 
 template <int Rows, class T>

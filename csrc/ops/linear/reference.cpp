@@ -15,12 +15,12 @@ double element(const Product& p, int64_t row, int64_t column) {
   return p.bias ? sum + to_double(static_cast<const T*>(p.bias)[column]) : sum;
 }
 
-template <class T>
+template <class T, class Out>
 void product_as(const Product& p) {
   parallel_for(0, p.rows * p.columns, 64, [&](int64_t begin, int64_t end) {
-    T* out = static_cast<T*>(p.out);
+    Out* out = static_cast<Out*>(p.out);
     for (int64_t i = begin; i < end; ++i) {
-      out[i] = from_double<T>(element<T>(p, i / p.columns, i % p.columns));
+      out[i] = from_double<Out>(element<T>(p, i / p.columns, i % p.columns));
     }
   });
 }
@@ -28,7 +28,12 @@ void product_as(const Product& p) {
 }  // namespace
 
 const Kernels kernels_scalar = {
-    [](const Product& p) { visit(p.dtype, [&](auto zero) { product_as<decltype(zero)>(p); }); },
+    [](const Product& p) {
+      visit(p.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        p.out_dtype == p.dtype ? product_as<T, T>(p) : product_as<T, float>(p);
+      });
+    },
 };
 
 }  // namespace pyllm::linear
