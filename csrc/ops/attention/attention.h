@@ -1,8 +1,8 @@
-// Scaled dot-product attention with an interval mask (core/mask.h), an optional dense mask, grouped heads and
-// ragged batches.
+// Scaled dot-product attention with an interval mask (core/mask.h), an optional dense mask, grouped heads,
+// ragged batches and paged keys and values.
 //
-//   x = scale * q k^T;  x = softcap * tanh(x / softcap);  x -= slope * |p - j|;  x += mask;  invisible x =
-//   -inf lse = log(sum_j e^x + e^sink),  w = e^(x - lse),  out = dropout(w) v
+//   x = scale * q k^T;  x = softcap * tanh(x / softcap);  x -= slope * |p - j|;  x += mask;  hidden x = -inf
+//   lse = log(sum_j e^x + e^sink);  w = e^(x - lse);  out = dropout(w) v
 //
 // A query at row i of its sequence stands at key position p = i + kv_len - q_len. A row without visible keys
 // gives zero output and gradient; NaN and infinity in an invisible key or value touch nothing.
@@ -15,6 +15,7 @@
 
 #include "core/dtype.h"
 #include "core/mask.h"
+#include "ops/attention/packed_kv.h"
 
 namespace pyllm::attention {
 
@@ -52,6 +53,7 @@ struct Sequence {
   int64_t first_key, kv_len;            // tokens of k and v
   int64_t prefix;                       // keys visible to all of its queries
   int64_t tiles_before, blocks_before;  // tiles and key blocks of the sequences before this one
+  int64_t first_page = 0;               // of a paged cache: its place in the table; first_key is then 0
 };
 
 struct Problem {
@@ -68,6 +70,7 @@ struct Problem {
   double dropout_p;
   uint64_t seed;
   int64_t tiles, blocks;  // of all sequences; set by dispatch.cpp
+  PagedKeys pages = {};   // where it holds data, keys and values come from it and k and v are unused
 };
 
 struct Forward {

@@ -11,8 +11,8 @@ namespace {
 // From this many sequences x kv heads on they alone keep the threads busy.
 constexpr int64_t kEnoughHeads = 8;
 
-// Queries [first, first + queries) of all the heads that share kv_head. Row r is query first + r % queries of
-// head kv_head * group + r / queries.
+// Queries [first, first + queries) of all the heads that share kv_head. Row r is query first + r / group of
+// head kv_head * group + r % group: neighbouring rows see nearly the same keys.
 struct Tile {
   const Sequence& s;
   int64_t kv_head, group, first, queries;
@@ -23,8 +23,8 @@ struct Tile {
 // Calls f(row, head, query) for every row of a tile.
 template <class F>
 [[maybe_unused]] inline void for_each_row(const Tile& t, const F& f) {
-  for (int64_t g = 0; g < t.group; ++g) {
-    for (int64_t i = 0; i < t.queries; ++i) f(g * t.queries + i, t.kv_head * t.group + g, t.first + i);
+  for (int64_t i = 0; i < t.queries; ++i) {
+    for (int64_t g = 0; g < t.group; ++g) f(i * t.group + g, t.kv_head * t.group + g, t.first + i);
   }
 }
 
