@@ -40,6 +40,16 @@ inline Vec scale_by_power(Vec a, Vec n) {
   return vmulq_f32(a, vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23)));
 }
 
+// For 2^x = 2^floor(x) * 2^fraction(x) with x < 128: x where it can be taken apart, x - floor(x) in [0, 1), and
+// a * 2^floor(x), zero from 2^-127 down: the power's bits are (floor(x) + 127) * 2^23, and those of 0 are zero.
+inline Vec floor(Vec x) { return vrndmq_f32(x); }
+inline Vec bound_exponent(Vec x) { return max(set1(-127.0f), x); }
+inline Vec fraction(Vec x) { return x - floor(x); }
+inline Vec scale_by_floor(Vec a, Vec x) {
+  const Vec bits = fma(floor(x), set1(0x1p23f), set1(127.0f * 0x1p23f));
+  return a * vreinterpretq_f32_s32(vcvtq_s32_f32(bits));
+}
+
 inline Vec widen(uint16x4_t raw, bfloat16) { return vreinterpretq_f32_u32(vshll_n_u16(raw, 16)); }
 inline Vec widen(uint16x4_t raw, float16) { return vcvt_f32_f16(vreinterpret_f16_u16(raw)); }
 
