@@ -24,8 +24,8 @@ inline Vec exp2_split(Vec n, Vec f) {
   return scale_by_power(scale_by_power(exp2_fraction(f), half), n - half);
 }
 
-// 2^f for f in [0, 1): the polynomials of least relative error that are 1 at 0. Degree 6 is within 1.1 ulp, degree
-// 3 within 2^-13.5, a fifth of the rounding of a 16-bit float.
+// 2^f for f in [0, 1): the polynomials of least relative error that are 1 at 0. Degree 6 is within 1.1 ulp,
+// degree 3 within 2^-13.5, a fifth of the rounding of a 16-bit float.
 template <bool Low>
 inline Vec exp2_unit(Vec f) {
   if constexpr (Low) {
@@ -41,10 +41,11 @@ inline Vec exp2_unit(Vec f) {
   }
 }
 
-// 2^x for the weights of a softmax: x is a score less its row's maximum or logarithm of sums, so at most a little
-// above 0 (denormals must be flushed: core/parallel.h). Results below 2^-126 are zero, that of -infinity too; NaN passes through. T is the tensors' type: for
-// 16-bit ones three of the six multiply-adds are enough. Instructions a vector: 8 (AVX-512) and 13 (AVX2 and NEON)
-// for float, 5 and 10 for 16 bits; exp2 has 17 and 23.
+// 2^x for the weights of a softmax: x is a score less its row's maximum or logarithm of sums, so at most a
+// little above 0 (denormals must be flushed: core/parallel.h). Results below 2^-126 are zero, that of
+// -infinity too; NaN passes through. T is the tensors' type: for 16-bit ones three of the six multiply-adds
+// are enough. Instructions a vector: 8 (AVX-512) and 13 (AVX2 and NEON) for float, 5 and 10 for 16 bits; exp2
+// has 17 and 23.
 template <class T>
 [[maybe_unused]] inline Vec softmax_exp2(Vec x) {
   const Vec bounded = bound_exponent(x);

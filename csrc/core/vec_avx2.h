@@ -39,8 +39,9 @@ inline Vec scale_by_power(Vec a, Vec n) {
   return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
 }
 
-// For 2^x = 2^floor(x) * 2^fraction(x) with x < 128: x where it can be taken apart, x - floor(x) in [0, 1), and
-// a * 2^floor(x), zero from 2^-127 down: the power's bits are (floor(x) + 127) * 2^23, and those of 0 are zero.
+// For 2^x = 2^floor(x) * 2^fraction(x) with x < 128: x where it can be taken apart, x - floor(x) in [0, 1),
+// and a * 2^floor(x), zero from 2^-127 down: the power's bits are (floor(x) + 127) * 2^23, and those of 0 are
+// zero.
 inline Vec floor(Vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
 inline Vec bound_exponent(Vec x) { return max(set1(-127.0f), x); }
 inline Vec fraction(Vec x) { return x - floor(x); }

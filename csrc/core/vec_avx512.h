@@ -30,8 +30,9 @@ inline Vec select(Mask mask, Vec a, Vec b) { return _mm512_mask_blend_ps(mask, b
 // a * 2^n for integral n in [-126, 127].
 inline Vec scale_by_power(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }
 
-// For 2^x = 2^floor(x) * 2^fraction(x) with x < 128: x where it can be taken apart, x - floor(x) in [0, 1), and
-// a * 2^floor(x), zero from 2^-127 down where denormals are flushed. -infinity needs no bound: its fraction is 0 and scales by 0.
+// For 2^x = 2^floor(x) * 2^fraction(x) with x < 128: x where it can be taken apart, x - floor(x) in [0, 1),
+// and a * 2^floor(x), zero from 2^-127 down where denormals are flushed. -infinity needs no bound: its
+// fraction is 0 and scales by 0.
 inline Vec bound_exponent(Vec x) { return x; }
 inline Vec fraction(Vec x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
 inline Vec scale_by_floor(Vec a, Vec x) { return _mm512_scalef_ps(a, x); }

@@ -40,8 +40,9 @@ inline Vec scale_by_power(Vec a, Vec n) {
   return vmulq_f32(a, vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23)));
 }
 
-// For 2^x = 2^floor(x) * 2^fraction(x) with x < 128: x where it can be taken apart, x - floor(x) in [0, 1), and
-// a * 2^floor(x), zero from 2^-127 down: the power's bits are (floor(x) + 127) * 2^23, and those of 0 are zero.
+// For 2^x = 2^floor(x) * 2^fraction(x) with x < 128: x where it can be taken apart, x - floor(x) in [0, 1),
+// and a * 2^floor(x), zero from 2^-127 down: the power's bits are (floor(x) + 127) * 2^23, and those of 0 are
+// zero.
 inline Vec floor(Vec x) { return vrndmq_f32(x); }
 inline Vec bound_exponent(Vec x) { return max(set1(-127.0f), x); }
 inline Vec fraction(Vec x) { return x - floor(x); }
