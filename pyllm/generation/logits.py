@@ -1,4 +1,4 @@
-"""Changes to logits that depend on what a text already contains."""
+"""Logits, and changes to them that depend on what a text already contains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from pyllm import ops
 from pyllm.generation.config import GenerationConfig
+
+
+def head_logits(hidden: Tensor, lm_head_weight: Tensor) -> Tensor:
+    """hidden (rows, hidden_size) @ lm_head_weight.T: the float32 sums, unrounded, as the loss sees them; float64 stays."""
+    return ops.linear(
+        hidden, lm_head_weight, out_dtype=None if hidden.dtype == torch.float64 else torch.float32
+    )
 
 
 class LogitsEditor:

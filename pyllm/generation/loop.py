@@ -20,7 +20,7 @@ from torch import Tensor
 from pyllm import ops
 from pyllm.generation.config import GenerationConfig
 from pyllm.generation.log_probs import token_log_probs
-from pyllm.generation.logits import LogitsEditor
+from pyllm.generation.logits import LogitsEditor, head_logits
 from pyllm.generation.text import TextAssembler
 from pyllm.models import Transformer
 
@@ -128,7 +128,7 @@ class Decoding:
     def step(self) -> None:
         """Adds one token to every unfinished completion."""
         hidden = self._prefill() if self._cache is None else self._decode()
-        logits = ops.linear(hidden, self._network.lm_head_weight).float()
+        logits = head_logits(hidden, self._network.lm_head_weight)
         config = self._config
         tokens = ops.sample(
             self._editor.edit(logits),

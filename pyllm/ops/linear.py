@@ -46,7 +46,9 @@ def linear_reference(
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype | None) -> None:
     _library.check_dtype("linear", "x", x)
     if out_dtype is not None and (out_dtype != torch.float32 or x.dtype == torch.float64):
-        raise TypeError(f"linear: out_dtype must be torch.float32 or None, got {out_dtype} for x of {x.dtype}")
+        raise TypeError(
+            f"linear: out_dtype must be torch.float32 or None, got {out_dtype} for x of {x.dtype}"
+        )
     if x.dim() == 0 or weight.dim() != 2 or weight.shape[1] != x.shape[-1]:
         raise ValueError(
             f"linear: weight must have shape (out, in) with in = x.shape[-1], got weight {tuple(weight.shape)} "
