@@ -13,10 +13,12 @@ from pyllm.generation.config import GenerationConfig
 
 
 def head_logits(hidden: Tensor, lm_head_weight: Tensor) -> Tensor:
-    """hidden (rows, hidden_size) @ lm_head_weight.T: the float32 sums, unrounded, as the loss sees them; float64 stays."""
-    return ops.linear(
-        hidden, lm_head_weight, out_dtype=None if hidden.dtype == torch.float64 else torch.float32
-    )
+    """hidden (rows, hidden_size) @ lm_head_weight.T as float32 sums, unrounded, as the loss sees them.
+
+    float64 stays float64.
+    """
+    out_dtype = None if hidden.dtype == torch.float64 else torch.float32
+    return ops.linear(hidden, lm_head_weight, out_dtype=out_dtype)
 
 
 class LogitsEditor:
