@@ -14,8 +14,11 @@
 // PYLLM_LEVEL_TABLE(kernels) = {...};`
 #define PYLLM_LEVEL_TABLE(name) PYLLM_CONCAT(name, PYLLM_LEVEL)
 
-// In dispatch.cpp: declares the tables of portable.cpp, and lists them for a Levels aggregate.
+// In dispatch.cpp: declares the tables of portable.cpp, and lists them for a Levels aggregate; the same for
+// ops that have an amx.cpp: `{.scalar = ..., PYLLM_PORTABLE_LEVELS(kernels) PYLLM_AMX_LEVEL(kernels)}`.
 #if defined(__x86_64__)
+#define PYLLM_DECLARE_AMX(Type, name) extern const Type name##_amx
+#define PYLLM_AMX_LEVEL(name) , .amx = &name##_amx
 #define PYLLM_DECLARE_PORTABLE(Type, name) extern const Type name##_avx2, name##_avx512
 #define PYLLM_PORTABLE_LEVELS(name) .avx2 = &name##_avx2, .avx512 = &name##_avx512
 #elif defined(__aarch64__)
@@ -24,6 +27,10 @@
 #else
 #define PYLLM_DECLARE_PORTABLE(Type, name) static_assert(true)
 #define PYLLM_PORTABLE_LEVELS(name)
+#endif
+#if !defined(__x86_64__)
+#define PYLLM_DECLARE_AMX(Type, name) static_assert(true)
+#define PYLLM_AMX_LEVEL(name)
 #endif
 
 namespace pyllm {

@@ -6,12 +6,14 @@ namespace pyllm::attention {
 
 PYLLM_DECLARE_PORTABLE(Kernels, kernels);
 PYLLM_DECLARE_PORTABLE(BackwardKernels, backward_kernels);
+PYLLM_DECLARE_AMX(BackwardKernels, backward_kernels);
 
 namespace {
 
 constexpr Levels<Kernels> kForward = {.scalar = &kernels_scalar, PYLLM_PORTABLE_LEVELS(kernels)};
 constexpr Levels<BackwardKernels> kBackward = {.scalar = &backward_kernels_scalar,
-                                               PYLLM_PORTABLE_LEVELS(backward_kernels)};
+                                               PYLLM_PORTABLE_LEVELS(backward_kernels)
+                                                   PYLLM_AMX_LEVEL(backward_kernels)};
 
 // Doubles always run the reference.
 template <class Table>
