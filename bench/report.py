@@ -63,7 +63,7 @@ def measure(cases: dict[str, Sequence[Case]], roofline: Roofline, seconds: float
         for case in of_op:
             with torch.random.fork_rng():
                 timings = compare(case.calls(), seconds)
-            roof = roofline.seconds(case.moved_bytes, case.flops, case.dtype)
+            roof, _ = roofline.limit(case.moved_bytes, case.flops, case.dtype)
             yield Row(op, case.name, case.direction, timings, roof)
 
 
@@ -96,9 +96,8 @@ def _rival_cell(row: Row, rival: str) -> str:
 
 def as_json(rows: Sequence[Row], roofline: Roofline, machine: dict[str, Any]) -> dict[str, Any]:
     """Everything measured, in seconds, bytes and operations per second."""
-    peaks = {str(dtype): rate for dtype, rate in roofline.flops_per_second.items()}
     return {
         "machine": machine,
-        "roofline": {"bytes_per_second": roofline.bytes_per_second, "flops_per_second": peaks},
+        "roofline": asdict(roofline),
         "rows": [asdict(row) for row in rows],
     }

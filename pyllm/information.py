@@ -33,6 +33,7 @@ class Information:
         platform: system, processor architecture and C library.
         kernels: "loaded", or why the compiled operators are missing.
         machine_isa: highest instruction-set level the processor and the system grant; None without kernels.
+        extensions: what the processor adds inside a level, probed one by one: VNNI, BF16, AMX.
         active_isa: level the ops run at (`PYLLM_ISA` lowers it), or what is wrong with PYLLM_ISA.
         ops: op -> level of the kernel it runs, "reference" where plain PyTorch runs instead.
         threads: size of torch's pool; cpus: processors this process may use.
@@ -44,6 +45,7 @@ class Information:
     cuda: str
     machine_isa: str | None = None
     active_isa: str | None = None
+    extensions: tuple[str, ...] = ()
     ops: dict[str, str] = field(default_factory=dict)
     threads: int | None = None
     pyllm: str = __version__
@@ -61,6 +63,7 @@ class Information:
         table.add_row("torch", self.torch or "not installed: the tokenizer works, everything else needs it")
         table.add_row("kernels", self.kernels)
         table.add_row("instruction set", _isa_line(self.machine_isa, self.active_isa))
+        table.add_row("extensions", ", ".join(self.extensions) or "-")
         for level in dict.fromkeys(self.ops.values()):
             table.add_row(f"ops at {level}", ", ".join(op for op in self.ops if self.ops[op] == level))
         table.add_row("threads", f"{self.threads or '-'} on {self.cpus} CPUs")
@@ -111,6 +114,7 @@ def _with_torch() -> Information:
         kernels="loaded" if reason is None else f"not loaded, plain PyTorch runs instead: {reason}",
         machine_isa=torch.ops.pyllm.machine_isa() if _library.LOADED else None,
         active_isa=active,
+        extensions=_extensions() if _library.LOADED else (),
         ops=_op_levels(active),
         threads=torch.get_num_threads(),
         cuda=_cuda(),
@@ -124,6 +128,12 @@ def _active_isa() -> str:
         return torch.ops.pyllm.active_isa()
     except RuntimeError as error:
         return str(error).splitlines()[0]
+
+
+def _extensions() -> tuple[str, ...]:
+    import torch
+
+    return tuple(filter(None, torch.ops.pyllm.extensions().split(",")))
 
 
 def _op_levels(active: str | None) -> dict[str, str]:

@@ -17,9 +17,11 @@ def test_names_what_runs() -> None:
     assert facts.threads == torch.get_num_threads()
     assert facts.kernels == "loaded"
     assert facts.machine_isa == torch.ops.pyllm.machine_isa()
+    assert facts.extensions == tuple(filter(None, torch.ops.pyllm.extensions().split(",")))
+    assert ("amx" in facts.extensions) <= (facts.machine_isa == "amx")
     assert set(pyllm.ops.__all__) >= {"rms_norm"}
     assert "rms_norm" in facts.ops
-    for part in (facts.torch, facts.machine_isa, "rms_norm"):
+    for part in (facts.torch, facts.machine_isa, "rms_norm", *facts.extensions):
         assert part in str(facts)
 
 

@@ -23,10 +23,8 @@ constexpr std::pair<Isa, const char*> kNames[] = {{Isa::scalar, "scalar"},
                                                   {Isa::neon, "neon"}};
 
 #if defined(__x86_64__)
-bool has_amx() {
-#if defined(PYLLM_SOFTWARE_TILES)
-  return true;
-#elif defined(__linux__)
+bool amx_is_granted() {
+#if defined(__linux__)
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
   constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;
@@ -36,6 +34,14 @@ bool has_amx() {
   return syscall(SYS_arch_prctl, kArchRequestPermission, kXTileData) == 0;
 #else
   return false;
+#endif
+}
+
+bool has_amx() {
+#if defined(PYLLM_SOFTWARE_TILES)
+  return true;
+#else
+  return machine_has(Extension::amx);
 #endif
 }
 #endif
@@ -95,6 +101,38 @@ Isa parse_isa(const std::string& name) {
 Isa machine_isa() {
   static const Isa isa = probe();
   return isa;
+}
+
+const char* extension_name(Extension extension) {
+  switch (extension) {
+    case Extension::avx_vnni:
+      return "avx_vnni";
+    case Extension::avx512_vnni:
+      return "avx512_vnni";
+    case Extension::avx512_bf16:
+      return "avx512_bf16";
+    case Extension::amx:
+      break;
+  }
+  return "amx";
+}
+
+bool machine_has([[maybe_unused]] Extension extension) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  switch (extension) {
+    case Extension::avx_vnni:
+      return __builtin_cpu_supports("avxvnni");
+    case Extension::avx512_vnni:
+      return __builtin_cpu_supports("avx512vnni");
+    case Extension::avx512_bf16:
+      return __builtin_cpu_supports("avx512bf16");
+    case Extension::amx:
+      static const bool granted = amx_is_granted();
+      return granted;
+  }
+#endif
+  return false;
 }
 
 bool machine_supports(Isa isa) {

@@ -18,6 +18,13 @@ Isa parse_isa(const std::string& name);
 // no amx).
 Isa machine_isa();
 
+// What a level leaves open, probed inside it.
+enum class Extension { avx_vnni, avx512_vnni, avx512_bf16, amx };
+constexpr Extension kExtensions[] = {Extension::avx_vnni, Extension::avx512_vnni, Extension::avx512_bf16,
+                                     Extension::amx};
+const char* extension_name(Extension extension);
+bool machine_has(Extension extension);
+
 // True if ops can be told to run at `isa` on this machine.
 bool machine_supports(Isa isa);
 
