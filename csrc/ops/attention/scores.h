@@ -77,19 +77,28 @@ struct RowSpan {
   }
 }
 
-// Turns a row's dot products into base-2 scores in place.
-[[maybe_unused]] inline void score_row(const Problem& p, const RowSpan& r, float* x) {
+// What dot products are multiplied by first: with a softcap the scale over it, otherwise the scale in base 2.
+[[maybe_unused]] inline float score_factor(const Problem& p) {
+  return static_cast<float>(p.softcap > 0 ? p.scale / p.softcap : p.scale * 1.4426950408889634);
+}
+
+// Turns a row's dot products, already multiplied by score_factor(), into base-2 scores in place.
+[[maybe_unused]] inline void adjust_scores(const Problem& p, const RowSpan& r, float* x) {
   if (p.softcap > 0) {
-    const Vec inner = set1(static_cast<float>(p.scale / p.softcap));
     const Vec outer = set1(static_cast<float>(p.softcap) * kLog2E);
-    for (int64_t i = 0; i < r.count; i += kLanes) store(x + i, outer * tanh(load(x + i) * inner));
-  } else {
-    const Vec scale = set1(static_cast<float>(p.scale * 1.4426950408889634));
-    for (int64_t i = 0; i < r.count; i += kLanes) store(x + i, load(x + i) * scale);
+    for (int64_t i = 0; i < r.count; i += kLanes) store(x + i, outer * tanh(load(x + i)));
   }
   if (p.alibi_slopes) add_alibi(p, r, x);
   if (p.mask.data) add_dense_mask(p, r, x);
-  hide(visible(p, r.s, r.query), r, x);
+  const Visible v = visible(p, r.s, r.query);
+  if (!covers(v, r.key, r.key + r.count)) hide(v, r, x);
+}
+
+// The same from the dot products.
+[[maybe_unused]] inline void score_row(const Problem& p, const RowSpan& r, float* x) {
+  const Vec factor = set1(score_factor(p));
+  for (int64_t i = 0; i < r.count; i += kLanes) store(x + i, load(x + i) * factor);
+  adjust_scores(p, r, x);
 }
 
 // factor[i] = 0 for dropped keys, otherwise 1 / (1 - p).
