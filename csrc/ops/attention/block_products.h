@@ -31,8 +31,8 @@ struct BlockView {
   int64_t run, value_width;
 };
 
-// Queries of a tile, times the scores' factor: strips of kRows rows, of which each part of kDotDepth d's is
-// contiguous: [strip][part][row][kDotDepth], zero behind head_dim.
+// Queries of a tile: strips of kRows rows, of which each part of kDotDepth d's is contiguous:
+// [strip][part][row][kDotDepth], zero behind head_dim.
 [[maybe_unused]] inline int64_t query_parts(const Problem& p) { return ceil_div(p.head_dim, kDotDepth); }
 [[maybe_unused]] inline int64_t query_strip_size(const Problem& p) {
   return query_parts(p) * kRows * kDotDepth;
@@ -41,9 +41,9 @@ struct BlockView {
 // Scores of a strip: rows this far apart, off a power of two so that rows do not share cache sets.
 constexpr int64_t kScoreStride = kBlock + 16;
 
-// scores[Rows, columns [column, column + Vecs * kLanes)]
+// scores[Rows, columns [column, column + Vecs * kLanes)] = factor * dot products
 template <int Rows, int Vecs, class T>
-[[maybe_unused]] void score_tile(const float* queries, int64_t head_dim, const BlockView<T>& b,
+[[maybe_unused]] void score_tile(const float* queries, int64_t head_dim, float factor, const BlockView<T>& b,
                                  int64_t column, float* scores) {
   constexpr int64_t kStep = kPaired<T> ? 2 : 1;  // elements a key takes in a group's line
   const T* at[Vecs];
@@ -78,7 +78,8 @@ template <int Rows, int Vecs, class T>
 #pragma GCC unroll 8
       for (int v = 0; v < Vecs; ++v) {
         float* to = scores + r * kScoreStride + column + v * kLanes;
-        store(to, d0 == 0 ? acc[r][v] : load(to) + acc[r][v]);
+        const Vec sum = d0 == 0 ? acc[r][v] : load(to) + acc[r][v];
+        store(to, d0 + kDotDepth < head_dim ? sum : sum * set1(factor));
       }
     }
   }
@@ -142,9 +143,9 @@ template <int Most, class F>
   }
 }
 
-// Scores of a strip's rows against the columns asked for.
+// Dot products of a strip's rows with the keys in the columns asked for, times `factor`.
 template <class T>
-[[maybe_unused]] void block_scores(const float* queries, int64_t rows, int64_t head_dim,
+[[maybe_unused]] void block_scores(const float* queries, int64_t rows, int64_t head_dim, float factor,
                                    const BlockView<T>& b, const Columns& c, float* scores) {
   for_each_row_tile<kRows>(rows, 0, [&](auto count, int64_t row) {
     constexpr int kCount = decltype(count)::value, kWide = kWideVecs<kCount>;
@@ -152,9 +153,10 @@ template <class T>
     float* to = scores + row * kScoreStride;
     int64_t column = c.first;
     for (; column + kWide * kLanes <= c.last; column += kWide * kLanes) {
-      score_tile<kCount, kWide>(q, head_dim, b, column, to);
+      score_tile<kCount, kWide>(q, head_dim, factor, b, column, to);
     }
-    for (; column < c.last; column += kPanel) score_tile<kCount, kPanelVecs>(q, head_dim, b, column, to);
+    for (; column < c.last; column += kPanel)
+      score_tile<kCount, kPanelVecs>(q, head_dim, factor, b, column, to);
   });
 }
 

@@ -67,22 +67,21 @@ struct Workspace {
   float *total, *block;
 };
 
-// A tile's rows in strips (block_products.h), times the scores' factor.
+// A tile's rows in strips (block_products.h).
 template <class T>
 void load_queries(const Problem& p, const Tile& t, float* queries) {
-  const Vec factor = set1(score_factor(p));
   for_each_row(t, [&](int64_t row, int64_t head, int64_t query) {
     const T* from = query_row<const T>(p.q, t.s, head, query);
     float* to = queries + row / kRows * query_strip_size(p) + row % kRows * kDotDepth;
     for (int64_t d = 0; d < ceil_div(p.head_dim, kDotDepth) * kDotDepth; d += kLanes) {
       const Vec x = load_lanes(from + d, clamp(p.head_dim - d, 0, kLanes));
-      store(to + d / kDotDepth * kRows * kDotDepth + d % kDotDepth, x * factor);
+      store(to + d / kDotDepth * kRows * kDotDepth + d % kDotDepth, x);
     }
   });
 }
 
-template <class T>
-void attend_block(const Problem& p, const Tile& t, const Block& b, const BlockView<T>& view,
+template <class T, class Packed>
+void attend_block(const Problem& p, const Tile& t, const Block& b, const BlockView<Packed>& view,
                   const Workspace& space, const Sums& into) {
   const int64_t rows = row_count(t);
   for (int64_t row = 0; row < rows; row += kRows) {
@@ -90,7 +89,7 @@ void attend_block(const Problem& p, const Tile& t, const Block& b, const BlockVi
     const Columns c = strip_columns(p, t, row, count, b);
     if (c.last == 0) continue;
     const float* queries = space.queries + row / kRows * query_strip_size(p);
-    attend_strip(p, t, row, count, queries, b, view, c, space.strip, into);
+    attend_strip<T>(p, t, row, count, queries, b, view, c, space.strip, into);
   }
 }
 
@@ -101,7 +100,7 @@ void attend(const Problem& p, const Wave& w, const Tile& t, int64_t index, const
   const Block b = make_block(t.s, index);
   if (visible_columns(p, t, b).last == 0) return;
   if (p.pages.data && (!kPaired<T> || row_count(t) <= kRows)) {
-    attend_block(p, t, b, view_cache<T>(p, t.s, t.kv_head, b), space, into);
+    attend_block<T>(p, t, b, view_cache<T>(p, t.s, t.kv_head, b), space, into);
     return;
   }
   const float* block = space.block;
@@ -113,7 +112,7 @@ void attend(const Problem& p, const Wave& w, const Tile& t, int64_t index, const
   } else if constexpr (kPaired<T>) {
     unpack_block(p, view_cache<T>(p, t.s, t.kv_head, b), b, space.block);
   }
-  attend_block(p, t, b, view_floats(p, b, block), space, into);
+  attend_block<T>(p, t, b, view_floats(p, b, block), space, into);
 }
 
 // Sums of the blocks of tiles that several tasks share, and how many of these tasks are done.

@@ -22,12 +22,12 @@ namespace {
 }
 
 // Scores become weights; returns their sum. With Mark, masked weights are written as kMaskedWeight.
-template <bool Mark>
+template <class T, bool Mark>
 [[maybe_unused]] float exponentiate(float* x, int64_t count, float maximum) {
   Vec sum = zero();
   for (int64_t i = 0; i < count; i += kLanes) {
     const Vec score = load(x + i);
-    const Vec weight = exp2(score - set1(maximum));
+    const Vec weight = softmax_exp2<T>(score - set1(maximum));
     sum = sum + weight;
     store(x + i, Mark ? select(less(score, set1(-kLargest)), set1(kMaskedWeight), weight) : weight);
   }
@@ -40,8 +40,9 @@ template <bool Mark>
   for (int64_t i = 0; i < span.count; i += kLanes) store(weights + i, load(weights + i) * load(factor + i));
 }
 
-[[maybe_unused]] inline void weights_of_row(const Problem& p, const RowSpan& span, bool mark, float* x,
-                                            float* maximum, float* sum) {
+template <class T>
+[[maybe_unused]] void weights_of_row(const Problem& p, const RowSpan& span, bool mark, float* x,
+                                     float* maximum, float* sum) {
   adjust_scores(p, span, x);
   *maximum = row_maximum(x, span.count);
   if (*maximum == -kInfinity) {
@@ -49,7 +50,8 @@ template <bool Mark>
     for (int64_t i = 0; i < span.count; ++i) x[i] = kMaskedWeight;
     return;
   }
-  *sum = mark ? exponentiate<true>(x, span.count, *maximum) : exponentiate<false>(x, span.count, *maximum);
+  *sum =
+      mark ? exponentiate<T, true>(x, span.count, *maximum) : exponentiate<T, false>(x, span.count, *maximum);
   if (p.dropout_p > 0) drop(p, span, x);
 }
 
@@ -67,24 +69,24 @@ struct StripSpace {
 };
 
 // Joins block b's keys in columns c to the sums of rows [first_row, first_row + rows) of a tile. `queries`
-// holds the strip as block_products.h wants it.
+// holds the strip as block_products.h wants it; T is the tensors' type.
 //
 // Products run over masked keys too, with weight zero. Where that meets a NaN or an infinity the sums show
 // it, and are made again without those terms.
-template <class T>
+template <class T, class Packed>
 [[maybe_unused]] void attend_strip(const Problem& p, const Tile& t, int64_t first_row, int64_t rows,
-                                   const float* queries, const Block& b, const BlockView<T>& view,
+                                   const float* queries, const Block& b, const BlockView<Packed>& view,
                                    const Columns& c, const StripSpace& space, const Sums& into) {
   const Sums partial = sums_at(p, space.sums, kRows);
   const int64_t last = smaller(c.last, b.keys);
   const auto weights = [&](bool mark) {
-    block_scores(queries, rows, p.head_dim, view, c, space.scores);
+    block_scores(queries, rows, p.head_dim, score_factor(p), view, c, space.scores);
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t row = first_row + r;
       const RowSpan span{t.s, t.kv_head * t.group + row % t.group, t.first + row / t.group, b.first + c.first,
                          c.last - c.first};
-      weights_of_row(p, span, mark, space.scores + r * kScoreStride + c.first, partial.maximum + r,
-                     partial.sum + r);
+      weights_of_row<T>(p, span, mark, space.scores + r * kScoreStride + c.first, partial.maximum + r,
+                        partial.sum + r);
     }
   };
   weights(false);
