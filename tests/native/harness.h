@@ -28,7 +28,7 @@ namespace pyllm::test {
 
 inline std::vector<std::string> levels() {
   std::vector<std::string> names;
-  for (const char* name : {"scalar", "avx2", "avx512", "neon"}) {
+  for (const char* name : {"scalar", "avx2", "avx512", "amx", "neon"}) {
     if (machine_supports(parse_isa(name))) names.emplace_back(name);
   }
   return names;

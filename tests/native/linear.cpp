@@ -35,8 +35,8 @@ std::vector<Values> product(DType dtype, const Shape& s, bool left_transposed, b
 }  // namespace
 
 void test_linear() {
-  const Shape shapes[] = {{0, 3, 4},  {3, 4, 0},    {1, 1, 1},    {1, 37, 300}, {3, 16, 16},
-                          {4, 33, 7}, {13, 65, 40}, {25, 7, 513}, {60, 300, 33}};
+  const Shape shapes[] = {{0, 3, 4},    {3, 4, 0},    {1, 1, 1},     {1, 37, 300}, {3, 16, 16},  {4, 33, 7},
+                          {13, 65, 40}, {25, 7, 513}, {60, 300, 33}, {34, 70, 96}, {80, 66, 400}};
   for (const Shape& shape : shapes) {
     for (int layout = 0; layout < 4; ++layout) {
       check_levels_and_threads(

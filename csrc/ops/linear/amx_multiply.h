@@ -1,0 +1,103 @@
+// A block of C in tile registers: up to four tiles of sums, for A tiles x B tiles. Included by amx.cpp.
+//
+//              B0      B1            tmm0-3   sums, tile (i, j) in tmm[i * BTiles + j]
+//            +-------+-------+       tmm4..   A, one register per tile
+//         A0 | tmm0  | tmm1  |       ..tmm7   B, the rest in turn
+//            +-------+-------+
+//         A1 | tmm2  | tmm3  |
+//            +-------+-------+
+//
+// Cycles per step of 32 k's (a product 16, a load from the first-level cache 8, side by side):
+//
+//   tiles   products  loads   B/cycle  used for
+//   2 x 2   64        32      64       both operands packed
+//   2 x 1   32        24      96       up to 16 resident rows: two chains, as one product takes 52 cycles
+//   1 x 3   48        32      85       up to 48 resident rows, the streamed operand is read only once
+//   1 x 4   64        40      80       up to 64
+#pragma once
+
+#include <utility>
+
+#include "core/amx_tiles.h"
+#include "ops/linear/amx_pack.h"
+
+namespace pyllm::linear {
+namespace {
+
+constexpr int64_t kAhead = 3;  // steps between asking for a line of memory and its use
+
+// Where the tiles of one operand lie: tile t of step s begins at `at` + s * step + t * tile, and its rows are
+// `row` bytes apart.
+struct TileSource {
+  const char* at;
+  int64_t step, tile, row;
+
+  TileSource from(int64_t steps) const { return {at + steps * step, step, tile, row}; }
+};
+
+// f<0>(), f<1>(), ... f<Count - 1>()
+template <int Count, class F>
+inline __attribute__((always_inline)) void for_each_tile(const F& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) {
+    (f.template operator()<I>(), ...);
+  }(std::make_integer_sequence<int, Count>{});
+}
+
+template <int ATiles, int BTiles>
+inline void zero_sums() {
+  for_each_tile<ATiles * BTiles>([]<int C>() { zero_tile<C>(); });
+}
+
+template <int ATiles, int BTiles>
+inline void load_sums(const float* sums) {
+  for_each_tile<ATiles * BTiles>([&]<int C>() { load_tile<C>(sums + C * kAmxElements, kAmxRowBytes); });
+}
+
+template <int ATiles, int BTiles>
+inline void store_sums(float* sums) {
+  for_each_tile<ATiles * BTiles>([&]<int C>() { store_tile<C>(sums + C * kAmxElements, kAmxRowBytes); });
+}
+
+// Sums of one step. A tile of A is loaded when its row of sums begins, the tiles of B during the first row.
+template <int ATiles, int BTiles, bool StreamA>
+inline __attribute__((always_inline)) void multiply_step(const char* a, const TileSource& a_source,
+                                                         const char* b, const TileSource& b_source) {
+  static_assert(ATiles * BTiles <= 4 && (ATiles == 1 || ATiles == 2));
+  constexpr int kFirstA = 4, kFirstB = kFirstA + ATiles, kBRegisters = 8 - kFirstB;
+  for_each_tile<ATiles>([&]<int I>() {
+    if constexpr (StreamA) {
+      load_tile_once<kFirstA + I>(a + I * a_source.tile, a_source.row);
+    } else {
+      load_tile<kFirstA + I>(a + I * a_source.tile, a_source.row);
+    }
+    for_each_tile<BTiles>([&]<int J>() {
+      constexpr int kB = kFirstB + J % kBRegisters;
+      if constexpr (I == 0) load_tile<kB>(b + J * b_source.tile, b_source.row);
+      dot_bf16_tiles<I * BTiles + J, kFirstA + I, kB>();
+    });
+  });
+}
+
+// sums += A B over `steps` steps.
+template <int ATiles, int BTiles>
+inline void multiply(const TileSource& a, const TileSource& b, int64_t steps) {
+  for (int64_t s = 0; s < steps; ++s) {
+    multiply_step<ATiles, BTiles, false>(a.at + s * a.step, a, b.at + s * b.step, b);
+  }
+}
+
+// The same with A read in place, a single time, from memory: every row is a stream of its own, more than the
+// hardware follows, so its lines are asked for kAhead steps before; at the end of the rows those of `next`,
+// where the following call begins.
+template <int ATiles, int BTiles>
+inline void multiply_streamed(const TileSource& a, const TileSource& b, int64_t steps, const char* next) {
+  for (int64_t s = 0; s < steps; ++s) {
+    const int64_t soon = s + kAhead;
+    const char* line = soon < steps ? a.at + soon * a.step : next + smaller(soon - steps, steps - 1) * a.step;
+    for (int64_t row = 0; row < ATiles * kAmxRows; ++row) __builtin_prefetch(line + row * a.row);
+    multiply_step<ATiles, BTiles, true>(a.at + s * a.step, a, b.at + s * b.step, b);
+  }
+}
+
+}  // namespace
+}  // namespace pyllm::linear
