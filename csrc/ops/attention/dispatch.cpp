@@ -6,11 +6,13 @@ namespace pyllm::attention {
 
 PYLLM_DECLARE_PORTABLE(Kernels, kernels);
 PYLLM_DECLARE_PORTABLE(BackwardKernels, backward_kernels);
+PYLLM_DECLARE_AMX(Kernels, kernels);
 PYLLM_DECLARE_AMX(BackwardKernels, backward_kernels);
 
 namespace {
 
-constexpr Levels<Kernels> kForward = {.scalar = &kernels_scalar, PYLLM_PORTABLE_LEVELS(kernels)};
+constexpr Levels<Kernels> kForward = {.scalar = &kernels_scalar,
+                                      PYLLM_PORTABLE_LEVELS(kernels) PYLLM_AMX_LEVEL(kernels)};
 constexpr Levels<BackwardKernels> kBackward = {.scalar = &backward_kernels_scalar,
                                                PYLLM_PORTABLE_LEVELS(backward_kernels)
                                                    PYLLM_AMX_LEVEL(backward_kernels)};

@@ -11,12 +11,13 @@
 namespace pyllm::attention {
 namespace {
 
-// The largest score, rounded up. A row of NaN and masked scores gives 0: its weights must be NaN, not masked.
-[[maybe_unused]] inline float row_maximum(const float* x, int64_t count) {
+// The largest score times a positive factor, rounded up. A row of NaN and masked scores gives 0: its weights
+// must be NaN, not masked.
+[[maybe_unused]] inline float row_maximum(const float* x, int64_t count, float factor = 1.0f) {
   Vec largest = set1(-kInfinity), nan = zero();
   for (int64_t i = 0; i < count; i += kLanes) largest = max(largest, load(x + i));
   const float maximum = reduce_max(largest);
-  if (maximum > -kInfinity) return __builtin_ceilf(maximum);
+  if (maximum > -kInfinity) return __builtin_ceilf(maximum * factor);
   for (int64_t i = 0; i < count; i += kLanes) nan = nan + select(is_nan(load(x + i)), set1(1.0f), zero());
   return reduce_add(nan) > 0.0f ? 0.0f : -kInfinity;
 }
