@@ -52,7 +52,7 @@ void add(const float* from, int64_t count, float* to) {
 int64_t most_strips(const Problem& p) {
   int64_t most = 0;
   for (int64_t i = 0; i < p.sequences; ++i) {
-    const int64_t strips = ceil_div(p.sequence[i].q_len * group_size(p), kStripRows);
+    const int64_t strips = ceil_div(p.sequence[i].q_len * group_size(p), kGradRows);
     most = strips > most ? strips : most;
   }
   return most;

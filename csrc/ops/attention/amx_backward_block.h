@@ -88,7 +88,7 @@ struct GradBlock {
 struct StripView {
   int64_t first, last;
   Visible all;
-  alignas(64) int32_t head[kStripRows], low[kStripRows], high[kStripRows];
+  alignas(64) int32_t head[kGradRows], low[kGradRows], high[kGradRows];
 
   bool covers_slice(int64_t slice) const { return covers(all, slice, slice + kSlice); }
 };
@@ -107,7 +107,7 @@ struct StripView {
   for (int64_t slice = to.first; slice < to.last; slice += kSlice) full = full && to.covers_slice(slice);
   if (full) return true;
   const auto bound = [&](int64_t x) { return static_cast<int32_t>(clamp(x - block.first, 0, kGradKeys)); };
-  for (int64_t i = 0; i < kStripRows; ++i) {
+  for (int64_t i = 0; i < kGradRows; ++i) {
     const bool row = i < strip.rows;
     const Visible v = row ? visible(p, pair.s, pair.query(strip.first + i)) : Visible{0, 0, 0};
     to.head[i] = row ? bound(v.head) : 0;
@@ -118,20 +118,20 @@ struct StripView {
 }
 
 struct GradScratch {
-  alignas(64) float scores[kSlice * kStripRows], grads[kSlice * kStripRows];  // of a slice: keys x rows
-  alignas(64) float score_rows[kStripRows * kSlice], grad_rows[kStripRows * kSlice];
-  alignas(64) bfloat16 weights[kGradKeys * kStripRows], weight_grads[kGradKeys * kStripRows];
-  alignas(64) bfloat16 weight_grad_pairs[kGradKeys * kStripRows];
+  alignas(64) float scores[kSlice * kGradRows], grads[kSlice * kGradRows];  // of a slice: keys x rows
+  alignas(64) float score_rows[kGradRows * kSlice], grad_rows[kGradRows * kSlice];
+  alignas(64) bfloat16 weights[kGradKeys * kGradRows], weight_grads[kGradKeys * kGradRows];
+  alignas(64) bfloat16 weight_grad_pairs[kGradKeys * kGradRows];
 };
 
 // to (32 x 64) = the slice's rows . columns^T
 [[maybe_unused]] inline void slice_products(const bfloat16* rows, const bfloat16* columns, int64_t depth,
                                             float* to) {
-  for (int64_t column = 0; column < kStripRows; column += 2 * kAmxColumns) {
+  for (int64_t column = 0; column < kGradRows; column += 2 * kAmxColumns) {
     const auto b = [&](int64_t step, int64_t c) {
       return columns + (column + c * kAmxColumns) * depth + step * kAmxElements * 2;
     };
-    tile_product<2, 2>(rows, depth * 2, b, kStepBytes, 0, depth / kAmxDepth, to + column, kStripRows * 4,
+    tile_product<2, 2>(rows, depth * 2, b, kStepBytes, 0, depth / kAmxDepth, to + column, kGradRows * 4,
                        false);
   }
 }
@@ -160,12 +160,12 @@ struct Lanes {
 // Two keys of 32 rows: weight[key][half] and its gradient, rounded and stored.
 [[maybe_unused]] inline void store_pair(const Vec (&weight)[2][2], const Vec (&grad)[2][2], int64_t key,
                                         int64_t row, GradScratch& to) {
-  const int64_t at = key * kStripRows + row;
+  const int64_t at = key * kGradRows + row;
   _mm512_store_si512(to.weights + at, to_row(weight[0][0], weight[0][1]));
-  _mm512_store_si512(to.weights + at + kStripRows, to_row(weight[1][0], weight[1][1]));
+  _mm512_store_si512(to.weights + at + kGradRows, to_row(weight[1][0], weight[1][1]));
   _mm512_store_si512(to.weight_grads + at, to_row(grad[0][0], grad[0][1]));
-  _mm512_store_si512(to.weight_grads + at + kStripRows, to_row(grad[1][0], grad[1][1]));
-  bfloat16* pairs = to.weight_grad_pairs + key * kStripRows + row * 2;
+  _mm512_store_si512(to.weight_grads + at + kGradRows, to_row(grad[1][0], grad[1][1]));
+  bfloat16* pairs = to.weight_grad_pairs + key * kGradRows + row * 2;
   _mm512_store_si512(pairs, to_pair(grad[0][0], grad[1][0]));
   _mm512_store_si512(pairs + 2 * kLanes, to_pair(grad[0][1], grad[1][1]));
 }
@@ -175,14 +175,14 @@ template <bool Partial>
 [[maybe_unused]] void weigh_slice(const Problem& p, const RowStrip& strip, const StripView& view,
                                   int64_t slice, GradScratch& to) {
   const Vec scale = set1(static_cast<float>(p.scale * 1.4426950408889634));
-  for (int64_t row = 0; row < kStripRows; row += 2 * kLanes) {
+  for (int64_t row = 0; row < kGradRows; row += 2 * kLanes) {
     const Lanes lanes(strip, view, row);
     for (int64_t key = 0; key < kSlice; key += 2) {
       Vec weight[2][2], grad[2][2];
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
         const int k = i / 2, half = i % 2;
-        const int64_t at = (key + k) * kStripRows + row + half * kLanes;
+        const int64_t at = (key + k) * kGradRows + row + half * kLanes;
         Vec w = softmax_exp2<bfloat16>(fma(load(to.scores + at), scale, lanes.negative_lse[half]));
         Vec g = w * (load(to.grads + at) - lanes.delta[half]);
         if constexpr (Partial) {
@@ -213,9 +213,9 @@ template <bool Partial>
 // The same where scores need more than an interval: through the row functions of the vector kernels.
 [[maybe_unused]] inline void weigh_slice_by_rows(const Problem& p, const Pair& pair, const RowStrip& strip,
                                                  int64_t first_key, int64_t slice, GradScratch& to) {
-  transpose_floats(to.scores, kSlice, kStripRows, to.score_rows);
-  transpose_floats(to.grads, kSlice, kStripRows, to.grad_rows);
-  for (int64_t i = 0; i < kStripRows; ++i) {
+  transpose_floats(to.scores, kSlice, kGradRows, to.score_rows);
+  transpose_floats(to.grads, kSlice, kGradRows, to.grad_rows);
+  for (int64_t i = 0; i < kGradRows; ++i) {
     float *x = to.score_rows + i * kSlice, *grad = to.grad_rows + i * kSlice;
     if (i < strip.rows && strip.lse[i] != kInfinity) {
       const int64_t row = strip.first + i;
@@ -226,13 +226,13 @@ template <bool Partial>
       zero_fill(grad, kSlice);
     }
   }
-  transpose_floats(to.score_rows, kStripRows, kSlice, to.scores);
-  transpose_floats(to.grad_rows, kStripRows, kSlice, to.grads);
-  for (int64_t row = 0; row < kStripRows; row += 2 * kLanes) {
+  transpose_floats(to.score_rows, kGradRows, kSlice, to.scores);
+  transpose_floats(to.grad_rows, kGradRows, kSlice, to.grads);
+  for (int64_t row = 0; row < kGradRows; row += 2 * kLanes) {
     for (int64_t key = 0; key < kSlice; key += 2) {
       Vec weight[2][2], grad[2][2];
       for (int i = 0; i < 4; ++i) {
-        const int64_t at = (key + i / 2) * kStripRows + row + i % 2 * kLanes;
+        const int64_t at = (key + i / 2) * kGradRows + row + i % 2 * kLanes;
         weight[i / 2][i % 2] = load(to.scores + at);
         grad[i / 2][i % 2] = load(to.grads + at);
       }
@@ -249,8 +249,8 @@ template <bool Partial>
       const auto b = [&](int64_t step, int64_t column) {
         return pairs + step * kAmxDepth * dims + (d + column * kAmxColumns) * 2;
       };
-      tile_product<2, 2>(x + key * kStripRows, kStripRows * 2, b, dims * 4, 0,
-                         ceil_div(strip.rows, kAmxDepth), sums + key * dims + d, dims * 4, true);
+      tile_product<2, 2>(x + key * kGradRows, kGradRows * 2, b, dims * 4, 0, ceil_div(strip.rows, kAmxDepth),
+                         sums + key * dims + d, dims * 4, true);
     }
   }
 }
@@ -259,13 +259,13 @@ template <bool Partial>
 [[maybe_unused]] inline void add_over_keys(const StripView& view, const GradBlock& block,
                                            const GradScratch& scratch, float* grad_q) {
   for (int64_t d = 0; d < block.depth; d += 2 * kAmxRows) {
-    for (int64_t row = 0; row < kStripRows; row += 2 * kAmxColumns) {
+    for (int64_t row = 0; row < kGradRows; row += 2 * kAmxColumns) {
       const auto b = [&](int64_t step, int64_t column) {
-        return scratch.weight_grad_pairs + step * kAmxDepth * kStripRows + (row + column * kAmxColumns) * 2;
+        return scratch.weight_grad_pairs + step * kAmxDepth * kGradRows + (row + column * kAmxColumns) * 2;
       };
-      tile_product<2, 2>(block.keys_transposed.get() + d * kGradKeys, kGradKeys * 2, b, kStripRows * 4,
-                         view.first / kAmxDepth, view.last / kAmxDepth, grad_q + d * kStripRows + row,
-                         kStripRows * 4, true);
+      tile_product<2, 2>(block.keys_transposed.get() + d * kGradKeys, kGradKeys * 2, b, kGradRows * 4,
+                         view.first / kAmxDepth, view.last / kAmxDepth, grad_q + d * kGradRows + row,
+                         kGradRows * 4, true);
     }
   }
 }

@@ -9,7 +9,7 @@
 namespace pyllm::attention {
 namespace {
 
-constexpr int64_t kStripRows = 64;
+constexpr int64_t kGradRows = 64;
 
 // A kv head of a sequence with the heads that read it. Row r is query r / group of head
 // kv_head * group + r % group.
@@ -18,7 +18,7 @@ struct Pair {
   int64_t kv_head, group;
 
   int64_t rows() const { return s.q_len * group; }
-  int64_t strips() const { return ceil_div(rows(), kStripRows); }
+  int64_t strips() const { return ceil_div(rows(), kGradRows); }
   int64_t query(int64_t row) const { return row / group; }
   int64_t head(int64_t row) const { return kv_head * group + row % group; }
 };
@@ -36,22 +36,22 @@ struct RowStrip {
 };
 
 [[maybe_unused]] inline int64_t strip_floats(const Problem& p) {
-  return kStripRows * (padded(p.head_dim) + padded(p.value_dim) + 2);
+  return kGradRows * (padded(p.head_dim) + padded(p.value_dim) + 2);
 }
 
 [[maybe_unused]] inline RowStrip strip_at(const Problem& p, const Pair& pair, int64_t index, float* memory) {
-  const int64_t queries = kStripRows * padded(p.head_dim), values = kStripRows * padded(p.value_dim);
+  const int64_t queries = kGradRows * padded(p.head_dim), values = kGradRows * padded(p.value_dim);
   float* numbers = memory + index * strip_floats(p);
-  auto* packs = reinterpret_cast<bfloat16*>(numbers + 2 * kStripRows);
-  const int64_t first = index * kStripRows;
+  auto* packs = reinterpret_cast<bfloat16*>(numbers + 2 * kGradRows);
+  const int64_t first = index * kGradRows;
   return {first,
-          smaller(kStripRows, pair.rows() - first),
+          smaller(kGradRows, pair.rows() - first),
           packs,
           packs + queries,
           packs + 2 * queries,
           packs + 2 * queries + values,
           numbers,
-          numbers + kStripRows};
+          numbers + kGradRows};
 }
 
 [[maybe_unused]] inline bool is_finite(const bfloat16* x, int64_t count) {
@@ -70,8 +70,8 @@ struct RowStrip {
 [[maybe_unused]] inline void pack_strip(const Backward& b, const float* delta, const Pair& pair,
                                         const RowStrip& to) {
   const Problem& p = b.problem;
-  const bfloat16 *q[kStripRows], *grad_out[kStripRows];
-  for (int64_t i = 0; i < kStripRows; ++i) {
+  const bfloat16 *q[kGradRows], *grad_out[kGradRows];
+  for (int64_t i = 0; i < kGradRows; ++i) {
     q[i] = grad_out[i] = nullptr;
     to.lse[i] = kInfinity;
     to.delta[i] = 0.0f;
@@ -91,25 +91,25 @@ struct RowStrip {
   const RowsOf queries{q_row, to.rows, p.head_dim};
   const RowsOf grads{grad_row, to.rows, p.value_dim};
   const int64_t depth = padded(p.head_dim), width = padded(p.value_dim);
-  for (int64_t i = 0; i < kStripRows; i += kAmxColumns) {
+  for (int64_t i = 0; i < kGradRows; i += kAmxColumns) {
     pack_columns(queries, i, to.q_columns + i * depth);
     pack_columns(grads, i, to.grad_out_columns + i * width);
   }
-  pack_pairs(queries, kStripRows, depth, true, to.q_pairs);
-  pack_pairs(grads, kStripRows, width, true, to.grad_out_pairs);
+  pack_pairs(queries, kGradRows, depth, true, to.q_pairs);
+  pack_pairs(grads, kGradRows, width, true, to.grad_out_pairs);
 }
 
 // A strip's grad_q is summed transposed, (padded head_dim) x 64.
-[[maybe_unused]] inline int64_t grad_q_floats(const Problem& p) { return kStripRows * padded(p.head_dim); }
+[[maybe_unused]] inline int64_t grad_q_floats(const Problem& p) { return kGradRows * padded(p.head_dim); }
 
 [[maybe_unused]] inline void write_grad_q(const Backward& b, const Pair& pair, int64_t index,
                                           const float* sums, float factor) {
   const Problem& p = b.problem;
-  const int64_t first = index * kStripRows, rows = smaller(kStripRows, pair.rows() - first);
+  const int64_t first = index * kGradRows, rows = smaller(kGradRows, pair.rows() - first);
   for (int64_t row = 0; row < rows; row += kLanes) {
     for (int64_t d = 0; d < p.head_dim; d += kLanes) {
       Vec x[kLanes];
-      for (int i = 0; i < kLanes; ++i) x[i] = load(sums + (d + i) * kStripRows + row);
+      for (int i = 0; i < kLanes; ++i) x[i] = load(sums + (d + i) * kGradRows + row);
       transpose(x);
       for (int64_t i = 0; i < smaller(kLanes, rows - row); ++i) {
         const int64_t r = first + row + i;

@@ -53,7 +53,7 @@ struct AmxForward {
     }
 
     int64_t block_floats, query_floats;
-    Scratch memory;
+    pyllm::Scratch memory;
     TileScope tiles;
     StripScratch strip;
     float *total, *block;

@@ -66,7 +66,7 @@ struct Kept {
   }
 
   int64_t block_size;
-  Scratch sums;
+  pyllm::Scratch sums;  // the backward has a Scratch of its own
   std::vector<std::atomic<int64_t>> done;
 };
 
@@ -149,7 +149,7 @@ template <class Level>
       if (w.end > w.begin && floats + more > kWaveFloats) break;
       floats += more;
     }
-    const Scratch packed(floats);
+    const pyllm::Scratch packed(floats);
     w.packed = packed.get();
     pack_wave<Level>(p, w, packed.get());
     run_wave<Level>(f, w);
