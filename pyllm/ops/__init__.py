@@ -5,20 +5,24 @@ from pyllm.ops.attention import attention
 from pyllm.ops.gradient_norm import gradient_norm
 from pyllm.ops.linear import linear
 from pyllm.ops.linear_cross_entropy import linear_cross_entropy
+from pyllm.ops.paged_attention import PagedKVCache, paged_attention, write_kv
 from pyllm.ops.rms_norm import rms_norm
 from pyllm.ops.rope import rope
 from pyllm.ops.sample import sample
 from pyllm.ops.swiglu import glu, swiglu
 
 __all__ = [
+    "PagedKVCache",
     "adamw_step",
     "attention",
     "glu",
     "gradient_norm",
     "linear",
     "linear_cross_entropy",
+    "paged_attention",
     "rms_norm",
     "rope",
     "sample",
     "swiglu",
+    "write_kv",
 ]

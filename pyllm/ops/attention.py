@@ -78,7 +78,9 @@ def attention(
         ValueError: shapes or values do not fit. TypeError: dtypes do not fit.
     """
     _check(q, k, v, attn_mask, sink_logits, alibi_slopes, cu_seqlens_q, cu_seqlens_k, kv_lengths)
-    _check_numbers(scale, window, sink_tokens, softcap, dropout_p)
+    check_score_options("attention", scale, window, sink_tokens, softcap)
+    if not 0 <= dropout_p <= 1:
+        raise ValueError(f"attention: dropout_p must lie in [0, 1], got {dropout_p}")
     batch = q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
     prefix = _check_prefix(prefix_length, batch, q.device)
     seed = torch.randint(0, 2**62, (), dtype=torch.int64) if dropout_p > 0 else None
@@ -212,19 +214,18 @@ def _check_prefix(prefix_length: int | Tensor | None, batch: int, device: torch.
     return torch.full((batch,), prefix_length, dtype=torch.int64, device=device)
 
 
-def _check_numbers(
-    scale: float | None, window: int | None, sink_tokens: int, softcap: float | None, dropout_p: float
+def check_score_options(
+    op: str, scale: float | None, window: int | None, sink_tokens: int, softcap: float | None
 ) -> None:
+    """Raises ValueError if one of the numbers that make scores and masks cannot be used."""
     if scale is not None and scale != scale:
-        raise ValueError("attention: scale must not be NaN")
+        raise ValueError(f"{op}: scale must not be NaN")
     if window is not None and window < 1:
-        raise ValueError(f"attention: window must be positive or None, got {window}")
+        raise ValueError(f"{op}: window must be positive or None, got {window}")
     if sink_tokens < 0:
-        raise ValueError(f"attention: sink_tokens must not be negative, got {sink_tokens}")
+        raise ValueError(f"{op}: sink_tokens must not be negative, got {sink_tokens}")
     if softcap is not None and not softcap > 0:
-        raise ValueError(f"attention: softcap must be positive or None, got {softcap}")
-    if not 0 <= dropout_p <= 1:
-        raise ValueError(f"attention: dropout_p must lie in [0, 1], got {dropout_p}")
+        raise ValueError(f"{op}: softcap must be positive or None, got {softcap}")
 
 
 def _heads_like(x: Tensor, batch: int, heads: int, tokens: int, dim: int) -> Tensor:

@@ -4,7 +4,7 @@
 #include <optional>
 #include <tuple>
 
-#include "bindings/torch/tensor.h"
+#include "bindings/torch/attention_arguments.h"
 
 namespace pyllm::binding {
 namespace {
@@ -14,47 +14,6 @@ using attention::Problem;
 using attention::Sequence;
 
 constexpr const char* kOp = "attention";
-
-// x, or a copy of it whose last dimension is contiguous.
-Tensor with_dense_rows(const Tensor& x) {
-  const int64_t last = x.dim() - 1;
-  return x.size(last) <= 1 || x.stride(last) == 1 ? x : torch::stable::contiguous(x);
-}
-
-Heads heads_of(const Tensor& x) {
-  return {const_cast<void*>(x.const_data_ptr()), x.stride(0), x.stride(1), x.stride(2)};
-}
-
-// (batch, heads, tokens, dim) over memory laid out as (batch, tokens, heads, dim).
-Tensor new_heads(const Tensor& like, int64_t batch, int64_t heads, int64_t tokens, int64_t dim, bool zeroed) {
-  const std::vector<int64_t> shape = {batch, tokens, heads, dim};
-  return torch::stable::transpose(zeroed ? torch::stable::new_zeros(like, shape) : empty(like, shape), 1, 2);
-}
-
-std::vector<int64_t> integers(const Tensor& any, const char* argument) {
-  const Tensor x = dense(any);
-  const bool narrow = x.scalar_type() == ScalarType::Int;
-  check(x.dim() == 1 && (narrow || x.scalar_type() == ScalarType::Long), kOp,
-        std::string(argument) + " must be one-dimensional, int32 or int64");
-  std::vector<int64_t> values(static_cast<size_t>(x.numel()));
-  for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = narrow ? static_cast<const int32_t*>(x.const_data_ptr())[i]
-                       : static_cast<const int64_t*>(x.const_data_ptr())[i];
-  }
-  return values;
-}
-
-std::vector<double> per_head(const std::optional<Tensor>& any, int64_t heads, const char* argument) {
-  if (!any) return {};
-  check(any->dim() == 1 && any->size(0) == heads, kOp, std::string(argument) + " must have shape (heads,)");
-  const Tensor x = dense(*any);
-  std::vector<double> values(static_cast<size_t>(heads));
-  visit(dtype_of(x, kOp, argument), [&](auto zero) {
-    const auto* data = static_cast<const decltype(zero)*>(x.const_data_ptr());
-    for (size_t i = 0; i < values.size(); ++i) values[i] = to_double(data[i]);
-  });
-  return values;
-}
 
 // The op's arguments but for the tensors it differentiates, in the order of the schema.
 struct Options {
@@ -68,22 +27,12 @@ struct Options {
   double dropout_p;
 };
 
-// Rises from 0 to `tokens`.
-std::vector<int64_t> borders(const Tensor& cu_seqlens, int64_t tokens, const char* argument) {
-  std::vector<int64_t> at = integers(cu_seqlens, argument);
-  bool rising = !at.empty() && at.front() == 0 && at.back() == tokens;
-  for (size_t i = 1; i < at.size(); ++i) rising = rising && at[i - 1] <= at[i];
-  check(rising, kOp,
-        std::string(argument) + " must rise from 0 to the number of tokens, " + std::to_string(tokens));
-  return at;
-}
-
 std::vector<Sequence> packed_sequences(const Tensor& q, const Tensor& k, const Options& o) {
   check(o.cu_seqlens_q && o.cu_seqlens_k, kOp, "cu_seqlens_q and cu_seqlens_k must be given together");
   check(q.size(0) == 1 && !o.kv_lengths && !o.attn_mask, kOp,
         "a packed batch has one row, no kv_lengths and no attn_mask");
-  const std::vector<int64_t> q_at = borders(*o.cu_seqlens_q, q.size(2), "cu_seqlens_q");
-  const std::vector<int64_t> k_at = borders(*o.cu_seqlens_k, k.size(2), "cu_seqlens_k");
+  const std::vector<int64_t> q_at = borders(*o.cu_seqlens_q, q.size(2), kOp, "cu_seqlens_q");
+  const std::vector<int64_t> k_at = borders(*o.cu_seqlens_k, k.size(2), kOp, "cu_seqlens_k");
   check(q_at.size() == k_at.size(), kOp, "cu_seqlens_k must be as long as cu_seqlens_q");
   std::vector<Sequence> sequences;
   for (size_t i = 0; i + 1 < q_at.size(); ++i) {
@@ -103,7 +52,7 @@ std::vector<Sequence> padded_sequences(const Tensor& q, const Tensor& k, const O
   const size_t batch = static_cast<size_t>(q.size(0));
   std::vector<int64_t> lengths(batch, k.size(2));
   if (o.kv_lengths) {
-    lengths = integers(*o.kv_lengths, "kv_lengths");
+    lengths = integers(*o.kv_lengths, kOp, "kv_lengths");
     check(lengths.size() == batch, kOp, "kv_lengths must have shape (batch,)");
   }
   std::vector<Sequence> sequences;
@@ -126,7 +75,7 @@ std::vector<Sequence> sequences_of(const Tensor& q, const Tensor& k, const Optio
   std::vector<Sequence> sequences =
       o.cu_seqlens_q || o.cu_seqlens_k ? packed_sequences(q, k, o) : padded_sequences(q, k, o);
   if (o.prefix_length) {
-    const std::vector<int64_t> prefix = integers(*o.prefix_length, "prefix_length");
+    const std::vector<int64_t> prefix = integers(*o.prefix_length, kOp, "prefix_length");
     check(prefix.size() == sequences.size(), kOp, "prefix_length must have one entry per sequence");
     for (size_t i = 0; i < prefix.size(); ++i) {
       check(prefix[i] >= 0, kOp, "prefix_length must not be negative, got " + std::to_string(prefix[i]));
@@ -180,8 +129,8 @@ Inputs prepare(const Tensor& q_any, const Tensor& k_any, const Tensor& v_any, co
             with_dense_rows(k_any),
             with_dense_rows(v_any),
             sequences_of(q_any, k_any, o),
-            per_head(o.sink_logits, q_any.size(1), "sink_logits"),
-            per_head(o.alibi_slopes, q_any.size(1), "alibi_slopes"),
+            per_head(o.sink_logits, q_any.size(1), kOp, "sink_logits"),
+            per_head(o.alibi_slopes, q_any.size(1), kOp, "alibi_slopes"),
             {q_any.size(0), q_any.size(1), q_any.size(2), k_any.size(2)},
             {}};
   in.problem = {.dtype = dtype_of(q_any, kOp, "q"),

@@ -92,6 +92,22 @@ struct Backward {
   void* grad_sink;  // (heads,) accumulators; null without sinks
 };
 
+// Tokens on their way into a paged cache.
+struct WriteKv {
+  // Row `row` of batch row `batch` of k and v goes to token `slot` of page `page`.
+  struct Token {
+    int64_t batch, row, page, slot;
+  };
+  DType dtype;
+  int64_t kv_heads;
+  Heads k, v;
+  void* data;
+  PageLayout layout;
+  int64_t page_stride, head_stride;  // of data, elements
+  const Token* token;
+  int64_t tokens;
+};
+
 struct Kernels {
   void (*forward)(const Forward&);
 };
@@ -104,5 +120,6 @@ extern const BackwardKernels backward_kernels_scalar;
 
 void forward(Forward);
 void backward(Backward);
+void write_kv(const WriteKv&);
 
 }  // namespace pyllm::attention

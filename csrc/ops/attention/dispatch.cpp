@@ -1,4 +1,5 @@
 #include "core/levels.h"
+#include "core/parallel.h"
 #include "ops/attention/attention.h"
 #include "ops/attention/geometry.h"
 
@@ -44,6 +45,25 @@ void forward(Forward f) {
 void backward(Backward b) {
   count_tiles(b.problem);
   table_for(kBackward, b.problem.dtype).backward(b);
+}
+
+// Only copies: the same at every level.
+void write_kv(const WriteKv& w) {
+  constexpr int64_t kGrain = 64;  // tokens x heads that pay for a thread
+  visit(w.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    parallel_for(0, w.kv_heads * w.tokens, kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const WriteKv::Token& token = w.token[i % w.tokens];
+        const int64_t head = i / w.tokens;
+        const auto row = [&](const Heads& x) {
+          return static_cast<const T*>(x.data) + token.batch * x.batch + head * x.head + token.row * x.token;
+        };
+        T* page = static_cast<T*>(w.data) + token.page * w.page_stride + head * w.head_stride;
+        pack_token(w.layout, token.slot, row(w.k), row(w.v), page);
+      }
+    });
+  });
 }
 
 }  // namespace pyllm::attention

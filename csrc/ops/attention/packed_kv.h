@@ -64,10 +64,17 @@ namespace {
 // Writes one token's key and value into a page, padding included.
 template <class T>
 [[maybe_unused]] void pack_token(const PageLayout& at, int64_t token, const T* key, const T* value, T* page) {
-  for (int64_t d = 0; d < at.key_depth; ++d) page[at.key_at(token, d)] = d < at.head_dim ? key[d] : T{};
-  for (int64_t d = 0; d < at.value_width; ++d) {
-    page[at.value_at(token, d)] = d < at.value_dim ? value[d] : T{};
+  T* keys = page + at.key_at(token, 0);
+  const int64_t next = at.paired ? 1 : kKeyGroup;
+  for (int64_t d = 0; d + 1 < at.key_depth; d += 2) {
+    keys[d * kKeyGroup] = d < at.head_dim ? key[d] : T{};
+    keys[d * kKeyGroup + next] = d + 1 < at.head_dim ? key[d + 1] : T{};
   }
+  if (at.key_depth % 2) keys[(at.key_depth - 1) * kKeyGroup] = key[at.key_depth - 1];
+  T* values = page + at.value_at(token, 0);
+  const int64_t step = at.paired ? 2 : 1;
+  for (int64_t d = 0; d < at.value_dim; ++d) values[d * step] = value[d];
+  for (int64_t d = at.value_dim; d < at.value_width; ++d) values[d * step] = T{};
 }
 
 template <class T>

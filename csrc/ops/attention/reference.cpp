@@ -122,6 +122,51 @@ void forward_as(const Forward& f) {
   });
 }
 
+// A problem on a paged cache as one on ordinary tensors.
+template <class T>
+class Unpaged {
+ public:
+  explicit Unpaged(const Problem& p) : problem(p) {
+    const PageLayout& at = p.pages.layout;
+    int64_t keys = 0;
+    for (int64_t i = 0; i < p.sequences; ++i) {
+      sequences_.push_back(p.sequence[i]);
+      sequences_.back().first_key = keys;
+      keys += p.sequence[i].kv_len;
+    }
+    k_.resize(static_cast<size_t>(p.kv_heads * keys * p.head_dim));
+    v_.resize(static_cast<size_t>(p.kv_heads * keys * p.value_dim));
+    for (const Sequence& s : sequences_) {
+      for (int64_t key = 0; key < s.kv_len; ++key) {
+        const int64_t page = p.pages.table[s.first_page + key / at.page_size];
+        for (int64_t head = 0; head < p.kv_heads; ++head) {
+          const T* from =
+              static_cast<const T*>(p.pages.data) + page * p.pages.page_stride + head * p.pages.head_stride;
+          const int64_t row = head * keys + s.first_key + key;
+          unpack_token(at, key % at.page_size, from, k_.data() + row * p.head_dim,
+                       v_.data() + row * p.value_dim);
+        }
+      }
+    }
+    problem.sequence = sequences_.data();
+    problem.k = {k_.data(), 0, keys * p.head_dim, p.head_dim};
+    problem.v = {v_.data(), 0, keys * p.value_dim, p.value_dim};
+    problem.pages = {};
+  }
+
+  Problem problem;
+
+ private:
+  std::vector<Sequence> sequences_;
+  std::vector<T> k_, v_;
+};
+
+template <class T>
+void forward_paged_as(const Forward& f) {
+  const Unpaged<T> dense(f.problem);
+  forward_as<T>({dense.problem, f.out, f.lse});
+}
+
 // Gradients of k or v while they are being summed, in double: (sequence, kv head, key, dim).
 class KeyGradients {
  public:
@@ -213,7 +258,11 @@ void backward_as(const Backward& b) {
 }  // namespace
 
 const Kernels kernels_scalar = {
-    [](const Forward& f) { visit(f.problem.dtype, [&](auto zero) { forward_as<decltype(zero)>(f); }); },
+    [](const Forward& f) {
+      visit(f.problem.dtype, [&](auto zero) {
+        f.problem.pages.data ? forward_paged_as<decltype(zero)>(f) : forward_as<decltype(zero)>(f);
+      });
+    },
 };
 const BackwardKernels backward_kernels_scalar = {
     [](const Backward& b) { visit(b.problem.dtype, [&](auto zero) { backward_as<decltype(zero)>(b); }); },

@@ -1,0 +1,72 @@
+// Tensors as the attention kernels take them: what attention and paged attention share.
+#pragma once
+
+#include <optional>
+#include <stdexcept>
+
+#include "bindings/torch/tensor.h"
+#include "ops/attention/attention.h"
+
+namespace pyllm::binding {
+
+// For values inside index tensors, which are checked here and not in Python, where reading them would cost as
+// much as a small call: pybind11 shows invalid_argument as ValueError.
+inline void check_value(bool condition, const char* op, const std::string& message) {
+  if (!condition) throw std::invalid_argument(std::string(op) + ": " + message);
+}
+
+// x, or a copy of it whose last dimension is contiguous.
+inline Tensor with_dense_rows(const Tensor& x) {
+  const int64_t last = x.dim() - 1;
+  return x.size(last) <= 1 || x.stride(last) == 1 ? x : torch::stable::contiguous(x);
+}
+
+inline attention::Heads heads_of(const Tensor& x) {
+  return {const_cast<void*>(x.const_data_ptr()), x.stride(0), x.stride(1), x.stride(2)};
+}
+
+// (batch, heads, tokens, dim) over memory laid out as (batch, tokens, heads, dim).
+inline Tensor new_heads(const Tensor& like, int64_t batch, int64_t heads, int64_t tokens, int64_t dim,
+                        bool zeroed) {
+  const std::vector<int64_t> shape = {batch, tokens, heads, dim};
+  return torch::stable::transpose(zeroed ? torch::stable::new_zeros(like, shape) : empty(like, shape), 1, 2);
+}
+
+inline std::vector<int64_t> integers(const Tensor& any, const char* op, const char* argument) {
+  const Tensor x = dense(any);
+  const bool narrow = x.scalar_type() == ScalarType::Int;
+  check(x.dim() == 1 && (narrow || x.scalar_type() == ScalarType::Long), op,
+        std::string(argument) + " must be one-dimensional, int32 or int64");
+  std::vector<int64_t> values(static_cast<size_t>(x.numel()));
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = narrow ? static_cast<const int32_t*>(x.const_data_ptr())[i]
+                       : static_cast<const int64_t*>(x.const_data_ptr())[i];
+  }
+  return values;
+}
+
+inline std::vector<double> per_head(const std::optional<Tensor>& any, int64_t heads, const char* op,
+                                    const char* argument) {
+  if (!any) return {};
+  check(any->dim() == 1 && any->size(0) == heads, op, std::string(argument) + " must have shape (heads,)");
+  const Tensor x = dense(*any);
+  std::vector<double> values(static_cast<size_t>(heads));
+  visit(dtype_of(x, op, argument), [&](auto zero) {
+    const auto* data = static_cast<const decltype(zero)*>(x.const_data_ptr());
+    for (size_t i = 0; i < values.size(); ++i) values[i] = to_double(data[i]);
+  });
+  return values;
+}
+
+// Rises from 0 to `tokens`.
+inline std::vector<int64_t> borders(const Tensor& cu_seqlens, int64_t tokens, const char* op,
+                                    const char* argument) {
+  std::vector<int64_t> at = integers(cu_seqlens, op, argument);
+  bool rising = !at.empty() && at.front() == 0 && at.back() == tokens;
+  for (size_t i = 1; i < at.size(); ++i) rising = rising && at[i - 1] <= at[i];
+  check_value(rising, op,
+              std::string(argument) + " must rise from 0 to the number of tokens, " + std::to_string(tokens));
+  return at;
+}
+
+}  // namespace pyllm::binding
