@@ -7,7 +7,7 @@ from tests.cli.test_frame import COMMANDS
 CONTRACT = {
     "info": {"--json"},
     "demo": {"--data", "--out", "--model", "--seconds"},
-    "bench": {"op", "--full", "--runs", "--isa", "--json"},
+    "bench": {"op", "--json"},
     "tokenizer train": {"--data", "--vocab-size", "--out", "--pattern", "--special-token"},
     "tokenizer encode": {
         "--tokenizer",

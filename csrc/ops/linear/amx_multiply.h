@@ -19,21 +19,12 @@
 #include <utility>
 
 #include "core/amx_tiles.h"
-#include "ops/linear/amx_pack.h"
+#include "ops/linear/tile_pack.h"
 
 namespace pyllm::linear {
 namespace {
 
 constexpr int64_t kAhead = 3;  // steps between asking for a line of memory and its use
-
-// Where the tiles of one operand lie: tile t of step s begins at `at` + s * step + t * tile, and its rows are
-// `row` bytes apart.
-struct TileSource {
-  const char* at;
-  int64_t step, tile, row;
-
-  TileSource from(int64_t steps) const { return {at + steps * step, step, tile, row}; }
-};
 
 // f<0>(), f<1>(), ... f<Count - 1>()
 template <int Count, class F>

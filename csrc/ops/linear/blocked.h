@@ -1,0 +1,200 @@
+// The loops of a bf16 product of packed tiles, around a kernel that multiplies one pair of panels. Included
+// by amx.cpp and avx512_bf16.cpp; the picture and the counts are there.
+//
+//   for stretches of up to 512 resident rows               serial
+//     pack resident                                        parallel
+//     for blocks of up to 6 panels streamed                parallel, each cut at panels of 32 rows
+//       for chunks of k's
+//         pack streamed
+//         for panel streamed, for panel resident: sums of 32 x 32 elements (+)= the kernel's products
+//       after the last chunk: out = sums + bias, rounded once
+//
+// A kernel is a struct of
+//   Scope                         held while a thread multiplies
+//   chunk_steps(steps)            steps of 32 k's between two visits to the sums in memory
+//   multiply(pair)                adds one chunk to the sums of one pair of panels
+#pragma once
+
+#include "core/kept_block.h"
+#include "core/parallel.h"
+#include "core/vec.h"
+#include "ops/linear/plan.h"
+#include "ops/linear/tile_pack.h"
+
+namespace pyllm::linear {
+namespace {
+
+constexpr int64_t kPanelTiles = 2;  // row groups of a panel, of both operands
+constexpr int64_t kPanelRows = kPanelTiles * kTileRows;
+constexpr int64_t kTileSums = kTileRows * kTileRows;
+constexpr int64_t kPairSums = kPanelTiles * kPanelTiles * kTileSums;
+constexpr int64_t kBlockPanels = 6;         // streamed panels that share a pass over the resident stretch
+constexpr int64_t kPackSteps = 16;          // a unit of work when the resident operand is packed
+constexpr int64_t kForkProducts = 1 << 21;  // multiply-adds that pay for a fork,
+constexpr int64_t kPackProducts = 64;       // packing an element counted as so many
+
+struct PackedBlock {};  // tags of the blocks that threads keep
+struct StreamedBlock {};
+struct SumsBlock {};
+
+// The pieces of `count` when it is cut into equal ones of at most `most`; 1 if there are none.
+inline int64_t even_piece(int64_t count, int64_t most) {
+  return count == 0 ? 1 : ceil_div(count, ceil_div(count, most));
+}
+
+// VCVTNEPS2BF16 rounds as to_bf16_bits does, in 2 instructions instead of 10; it flushes denormals, which
+// sums never are here.
+inline void store_row(bfloat16* to, Vec v, int64_t lanes) {
+#if defined(__AVX512BF16__)
+  const __m256i bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v));
+#else
+  const __m256i bits = to_bf16_bits(v);
+#endif
+  _mm256_mask_storeu_epi16(to, first_lanes(lanes), bits);
+}
+inline void store_row(float* to, Vec v, int64_t lanes) { store_partial(to, v, lanes); }
+
+// One tile of sums at (row, column) of out, which may lie beyond its end: a pair of tiles holds a single one
+// there.
+template <class Out>
+void finish_tile(const Product& p, const float* tile, bool transposed, int64_t row, int64_t column) {
+  const int64_t rows = smaller(p.rows - row, kTileRows), columns = smaller(p.columns - column, kTileRows);
+  if (rows <= 0 || columns <= 0) return;
+  alignas(64) float turned[kTileSums];
+  if (transposed) {
+    transpose_words(tile, kLineBytes, turned);
+    tile = turned;
+  }
+  const Vec bias = p.bias ? load_lanes(static_cast<const bfloat16*>(p.bias) + column, columns) : zero();
+  Out* out = static_cast<Out*>(p.out) + row * p.columns + column;
+  for (int64_t i = 0; i < rows; ++i) {
+    store_row(out + i * p.columns, load(tile + i * kTileRows) + bias, columns);
+  }
+}
+
+// a_tiles x b_tiles tiles of sums, row after row of them, the first at rows `a` of operand A and `b` of B.
+template <class Out>
+void finish_tiles(const Product& p, const Plan& plan, const float* sums, int64_t a_tiles, int64_t b_tiles,
+                  int64_t a, int64_t b) {
+  for (int64_t i = 0; i < a_tiles; ++i) {
+    for (int64_t j = 0; j < b_tiles; ++j) {
+      const int64_t row_a = a + i * kTileRows, row_b = b + j * kTileRows;
+      finish_tile<Out>(p, sums + (i * b_tiles + j) * kTileSums, plan.transposed_out,
+                       plan.transposed_out ? row_b : row_a, plan.transposed_out ? row_a : row_b);
+    }
+  }
+}
+
+// Packs rows [row, row + rows) of the resident operand.
+[[maybe_unused]] inline void pack_resident(const Plan& plan, int64_t row, int64_t rows,
+                                           const Panels& panels) {
+  // Contiguous k's: stretches of one panel. Contiguous rows: two steps across eight panels, 64 pages of 512
+  // bytes.
+  const bool across = plan.resident.rows_contiguous();
+  const int64_t unit_panels = across ? 8 : 1, unit_steps = across ? 2 : kPackSteps;
+  const int64_t groups = ceil_div(ceil_div(rows, panels.panel_rows()), unit_panels);
+  const int64_t units = groups * ceil_div(panels.steps, unit_steps);
+  parallel_for(0, units, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t panel = unit % groups * unit_panels, step = unit / groups * unit_steps;
+      const int64_t first = panel * panels.panel_rows();
+      const Window window = {row + first, row + smaller(rows, first + unit_panels * panels.panel_rows()),
+                             step, smaller(panels.steps, step + unit_steps)};
+      pack_window(plan.resident, plan.resident_form, window,
+                  {panels.tile(panel, step, 0), panels.tiles, panels.steps});
+    }
+  });
+}
+
+// A stretch of the resident operand, packed.
+struct Stretch {
+  int64_t row, rows;
+  Panels panels;
+};
+
+// One pair of panels and one chunk of k's. Rows are those of the operands, the last panel may have fewer than
+// 32.
+struct Pair {
+  TileSource a, b;
+  int64_t a_rows, b_rows, steps;
+  float* sums;  // ceil(a_rows / 16) x ceil(b_rows / 16) tiles
+  bool first;   // nothing has been summed yet
+};
+
+// One task: streamed rows [row, end_row) times a stretch.
+template <class Kernel, class Out>
+void product_block(const Product& p, const Plan& plan, const Stretch& stretch, int64_t row, int64_t end_row,
+                   const Panels& streamed, float* sums) {
+  const int64_t steps = stretch.panels.steps;
+  for (int64_t step = 0; step < steps || step == 0; step += streamed.steps) {
+    const int64_t end_step = smaller(steps, step + streamed.steps);
+    // Contiguous k's are packed panel by panel, into the same place of the first-level cache. Contiguous rows
+    // are read in long pieces, across all panels.
+    const bool across = plan.streamed.rows_contiguous();
+    if (across) pack_window(plan.streamed, plan.streamed_form, {row, end_row, step, end_step}, streamed);
+    float* pair_sums = sums;
+    for (int64_t mine = row; mine < end_row; mine += kPanelRows) {
+      const int64_t my_rows = smaller(end_row - mine, kPanelRows);
+      const TileSource my_tiles = source_of(streamed, across ? (mine - row) / kPanelRows : 0, 0);
+      if (!across) {
+        pack_window(plan.streamed, plan.streamed_form, {mine, mine + my_rows, step, end_step}, streamed);
+      }
+      for (int64_t j = 0; j * kPanelRows < stretch.rows; ++j, pair_sums += kPairSums) {
+        const TileSource tiles = source_of(stretch.panels, j, step);
+        const int64_t rows = smaller(stretch.rows - j * kPanelRows, kPanelRows);
+        const int64_t their = stretch.row + j * kPanelRows;
+        const bool turn = plan.resident_is_a;
+        const Pair pair = {turn ? tiles : my_tiles,
+                           turn ? my_tiles : tiles,
+                           turn ? rows : my_rows,
+                           turn ? my_rows : rows,
+                           end_step - step,
+                           pair_sums,
+                           step == 0};
+        Kernel::multiply(pair);
+        if (end_step < steps) continue;
+        finish_tiles<Out>(p, plan, pair_sums, ceil_div(pair.a_rows, kTileRows),
+                          ceil_div(pair.b_rows, kTileRows), turn ? their : mine, turn ? mine : their);
+      }
+    }
+  }
+}
+
+template <class Kernel, class Out>
+void product_stretch(const Product& p, const Plan& plan, const Stretch& stretch) {
+  const Side& side = plan.streamed;
+  const int64_t steps = Kernel::chunk_steps(stretch.panels.steps);
+  const int64_t stretch_panels = ceil_div(stretch.rows, kPanelRows);
+  // A single resident panel: what is packed is used once, straight from the first-level cache.
+  const int64_t most_panels = stretch_panels == 1 ? 1 : kBlockPanels;
+  const int64_t grain = 1 + kForkProducts / (side.depth + 1) / (stretch.rows + kPackProducts) / kPanelRows;
+  parallel_for(0, ceil_div(side.rows, kPanelRows), grain, [&](int64_t begin, int64_t end) {
+    const int64_t block = even_piece(end - begin, most_panels);
+    const KeptBlock<StreamedBlock> packed(block * steps * kPanelTiles * kTileBytes);
+    const KeptBlock<SumsBlock> sums(block * stretch_panels * kPairSums * int64_t{sizeof(float)});
+    [[maybe_unused]] const typename Kernel::Scope scope;
+    for (int64_t panel = begin; panel < end; panel += block) {
+      product_block<Kernel, Out>(p, plan, stretch, panel * kPanelRows,
+                                 smaller(side.rows, smaller(end, panel + block) * kPanelRows),
+                                 {packed.get(), kPanelTiles, steps}, reinterpret_cast<float*>(sums.get()));
+    }
+  });
+}
+
+template <class Kernel, class Out>
+void blocked_product(const Product& p, const Plan& plan) {
+  const int64_t steps = plan.resident.steps(), panel_bytes = steps * kPanelTiles * kTileBytes;
+  const int64_t fitting = kResidentBytes / (panel_bytes + 1) * kPanelRows;
+  const int64_t most = fitting < kLeastResidentRows ? kLeastResidentRows : smaller(fitting, kResidentRows);
+  const int64_t rows = ceil_div(even_piece(plan.resident.rows, most), kPanelRows) * kPanelRows;
+  const KeptBlock<PackedBlock> packed(rows / kPanelRows * panel_bytes);
+  for (int64_t row = 0; row < plan.resident.rows; row += rows) {
+    const Stretch stretch = {
+        row, smaller(rows, plan.resident.rows - row), {packed.get(), kPanelTiles, steps}};
+    pack_resident(plan, row, stretch.rows, stretch.panels);
+    product_stretch<Kernel, Out>(p, plan, stretch);
+  }
+}
+
+}  // namespace
+}  // namespace pyllm::linear
