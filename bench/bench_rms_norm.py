@@ -1,28 +1,31 @@
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pyllm.ops import rms_norm
 
-from .case import DTYPES, TOKENS, WIDTH, Case, randn, short
+from . import rivals
+from .case import DTYPES, OURS, TOKENS, WIDTH, Call, Case, calls, direction, randn, short
 
 
-def plain(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.nn.functional.rms_norm(x, weight.shape, weight, 1e-6)
+def build(dtype: torch.dtype, grad: bool) -> dict[str, Call]:
+    inputs = randn(TOKENS, WIDTH, dtype=dtype, grad=grad), randn(WIDTH, dtype=dtype, grad=grad)
+    plain = rivals.rms_norm
+    return calls({OURS: rms_norm, rivals.TORCH: plain, rivals.COMPILED: rivals.compiled(plain)}, inputs)
 
 
 def cases() -> list[Case]:
     found = []
     for dtype in DTYPES:
         for grad in (False, True):
-            x, weight = randn(TOKENS, WIDTH, dtype=dtype, grad=grad), randn(WIDTH, dtype=dtype, grad=grad)
-            passes = 5 if grad else 2  # x, y; grad_y, x, grad_x
-            moved = passes * x.numel() * dtype.itemsize
+            numbers = TOKENS * WIDTH
+            moved = (5 if grad else 2) * numbers * dtype.itemsize  # x, y; grad_y, x, grad_x
             name = f"{TOKENS} x {WIDTH} {short(dtype)}"
-            found.append(Case(name, dtype, rms_norm, plain, (x, weight), moved, 4 * x.numel()))
+            make = functools.partial(build, dtype, grad)
+            found.append(Case(name, dtype, direction(grad), moved, 4 * numbers, make))
     return found
 
 

@@ -1,28 +1,31 @@
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pyllm.ops import swiglu
 
-from .case import DTYPES, FFN_WIDTH, TOKENS, Case, randn, short
+from . import rivals
+from .case import DTYPES, FFN_WIDTH, OURS, TOKENS, Call, Case, calls, direction, randn, short
 
 
-def plain(gate: Tensor, up: Tensor) -> Tensor:
-    return torch.nn.functional.silu(gate) * up
+def build(dtype: torch.dtype, grad: bool) -> dict[str, Call]:
+    inputs = [randn(TOKENS, FFN_WIDTH, dtype=dtype, grad=grad, seed=seed) for seed in range(2)]
+    plain = rivals.swiglu
+    return calls({OURS: swiglu, rivals.TORCH: plain, rivals.COMPILED: rivals.compiled(plain)}, inputs)
 
 
 def cases() -> list[Case]:
     found = []
     for dtype in DTYPES:
         for grad in (False, True):
-            gate, up = (randn(TOKENS, FFN_WIDTH, dtype=dtype, grad=grad) for _ in range(2))
+            numbers = TOKENS * FFN_WIDTH
             passes = 8 if grad else 3  # gate, up, y; gate, up, grad_y, grad_gate, grad_up
-            moved = passes * gate.numel() * dtype.itemsize
             name = f"{TOKENS} x {FFN_WIDTH} {short(dtype)}"
-            found.append(Case(name, dtype, swiglu, plain, (gate, up), moved, 8 * gate.numel()))
+            moved, make = passes * numbers * dtype.itemsize, functools.partial(build, dtype, grad)
+            found.append(Case(name, dtype, direction(grad), moved, 8 * numbers, make))
     return found
 
 

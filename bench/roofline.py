@@ -54,6 +54,11 @@ class Peaks:
         """Bytes per second of the better of the two passes."""
         return max(self.read, self.copy)
 
+    def best(self, other: Peaks) -> Peaks:
+        """The higher of each of two measurements."""
+        operations = {unit: max(rate, other.operations[unit]) for unit, rate in self.operations.items()}
+        return Peaks(self.threads, max(self.read, other.read), max(self.copy, other.copy), operations)
+
 
 @dataclass(frozen=True)
 class Roofline:
@@ -67,6 +72,14 @@ class Roofline:
         """Least seconds the work can take, and the roof that says so: "memory" or a unit, whichever is slower."""
         unit = self._unit(dtype)
         return max((moved_bytes / self.all.memory, MEMORY), (flops / self.all.operations[unit], unit))
+
+    def rate(self, roof: str) -> float:
+        """Bytes or operations per second of all threads at that roof."""
+        return self.all.memory if roof == MEMORY else self.all.operations[roof]
+
+    def best(self, other: Roofline) -> Roofline:
+        """The higher of each of two measurements."""
+        return Roofline(self.isa, self.single.best(other.single), self.all.best(other.all))
 
     def _unit(self, dtype: torch.dtype) -> str:
         """bfloat16 runs on tiles where there are any; everything else is computed in floats."""

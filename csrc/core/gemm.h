@@ -30,33 +30,42 @@ constexpr int64_t panels(int64_t n) { return (n + kPanel - 1) / kPanel; }
 // Floats needed to pack a K x N matrix.
 constexpr int64_t packed_size(int64_t k, int64_t n) { return panels(n) * kPanel * k; }
 
+// Where a panel keeps row k: at row order(k). Rows k .. k + kLanes - 1 of a whole vector are order.step()
+// apart.
+struct Ascending {
+  int64_t operator()(int64_t k) const { return k; }
+  int64_t step() const { return 1; }
+};
+
 // Packs one panel of Width columns: element (k, n) = b[k * stride_k + n * stride_n], zero from column
-// `columns` on, goes to packed[k * Width + n].
-template <int Width, class T>
+// `columns` on, goes to packed[order(k) * Width + n].
+template <int Width, class T, class Order = Ascending>
 [[maybe_unused]] void pack_panel(const T* b, int64_t stride_k, int64_t stride_n, int64_t k_count,
-                                 int64_t columns, float* packed) {
+                                 int64_t columns, float* packed, const Order& order = {}) {
   for (int v = 0; v < Width; v += kLanes) {
     const int64_t room = Width - v < kLanes ? Width - v : kLanes;
     const int64_t lanes = columns - v < 0 ? 0 : columns - v < room ? columns - v : room;
     const T* from = b + v * stride_n;
     if (stride_n == 1) {
       for (int64_t k = 0; k < k_count; ++k) {
-        store_lanes(packed + k * Width + v, load_lanes(from + k * stride_k, lanes), room);
+        store_lanes(packed + order(k) * Width + v, load_lanes(from + k * stride_k, lanes), room);
       }
     } else if (stride_k == 1) {
       for (int64_t k = 0; k < k_count; k += kLanes) {
         const int64_t depth = k_count - k < kLanes ? k_count - k : kLanes;
         Vec block[kLanes];
         load_transposed(from + k, stride_n, lanes, depth, block);
+        float* to = packed + order(k) * Width + v;
 #pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i) {
-          if (i < depth) store_lanes(packed + (k + i) * Width + v, block[i], room);
+          if (i < depth) store_lanes(to + i * order.step() * Width, block[i], room);
         }
       }
     } else {
       for (int64_t k = 0; k < k_count; ++k) {
         for (int64_t n = 0; n < room; ++n) {
-          packed[k * Width + v + n] = n < lanes ? to_accumulator(from[k * stride_k + n * stride_n]) : 0.0f;
+          packed[order(k) * Width + v + n] =
+              n < lanes ? to_accumulator(from[k * stride_k + n * stride_n]) : 0.0f;
         }
       }
     }

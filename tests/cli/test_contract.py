@@ -7,7 +7,7 @@ from tests.cli.test_frame import COMMANDS
 CONTRACT = {
     "info": {"--json"},
     "demo": {"--data", "--out", "--model", "--seconds"},
-    "bench": {"op", "--json"},
+    "bench": {"op", "--full", "--runs", "--isa", "--json"},
     "tokenizer train": {"--data", "--vocab-size", "--out", "--pattern", "--special-token"},
     "tokenizer encode": {
         "--tokenizer",

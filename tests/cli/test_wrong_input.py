@@ -98,6 +98,8 @@ WRONG = [
     (f"{PRETRAIN} --config empty", "empty"),
     ("bench nope", "nope"),
     ("bench rms_norm --json nowhere/b.json", "nowhere"),
+    ("bench rms_norm --isa avx1024", "avx1024"),
+    ("bench rms_norm --runs 0", "--runs"),
     ("demo --data nowhere.txt", "nowhere.txt"),
     ("demo --seconds 0", "seconds"),
     ("demo --seconds soon", "seconds"),

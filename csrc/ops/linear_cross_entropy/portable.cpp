@@ -23,8 +23,8 @@
 #include <cfloat>
 
 #include "core/aligned.h"
+#include "core/chains.h"
 #include "core/exp2.h"
-#include "core/gemm.h"
 #include "core/levels.h"
 #include "core/parallel.h"
 #include "ops/linear_cross_entropy/linear_cross_entropy.h"
@@ -37,7 +37,7 @@ constexpr int64_t kStrip = 2 * kRows;     // vocabulary rows per task of the wei
 constexpr int64_t kChunk = 512;           // tokens per packed piece of x
 // Between rows of a tile. Rows a multiple of 2 KB apart would share few sets of the first-level cache.
 constexpr int64_t kStride = kBlock + 16;
-static_assert(kBlock % kPanel == 0);
+static_assert(kBlock % kPanel == 0 && kTileRows % kStripRows == 0);
 
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -53,6 +53,22 @@ void gather(const Problem& p, const Rows& rows, int64_t begin, int64_t count, fl
   for (int64_t i = 0; i < count; ++i) {
     to_float(static_cast<const T*>(p.x) + rows.token[begin + i] * p.hidden, x + i * p.hidden, p.hidden);
   }
+}
+
+// Logits of `count` rows from `begin` on and the packed block of weight rows: bits of ops/linear. `x` has
+// room for the rows as floats and packed.
+template <class T>
+void block_logits(const Problem& p, const Rows& rows, int64_t begin, int64_t count, const float* packed,
+                  int64_t columns, float* x, float* l) {
+  const Chains chains = chains_of(p.hidden);
+  float* strips = x + kTileRows * p.hidden;
+  gather<T>(p, rows, begin, count, x);
+  pack_matrix<kStripRows>(x, 1, p.hidden, p.hidden, count, chains, strips);
+  chain_product(strips, packed, chains, count, columns, l, kStride);
+}
+
+AlignedArray<float> make_tile_rows(const Problem& p) {
+  return make_aligned<float>(kTileRows * (p.hidden + chains_of(p.hidden).padded_depth()));
 }
 
 // Products x * weight^T -> l, in place, for the vocabulary's columns from `column`.
@@ -94,11 +110,11 @@ template <class T>
 void forward_block(const Problem& p, const Rows& rows, int64_t column, float* packed, float* x, float* tile,
                    Partial* partials, int64_t stride, Statistics* out) {
   const int64_t columns = smaller(p.vocab - column, kBlock);
-  pack_panels(weight_row<T>(p, column), 1, p.hidden, p.hidden, columns, packed);
+  pack_matrix<kWidePanel>(weight_row<T>(p, column), 1, p.hidden, p.hidden, columns, chains_of(p.hidden),
+                          packed);
   for (int64_t begin = 0; begin < rows.count; begin += kTileRows) {
     const int64_t count = smaller(rows.count - begin, kTileRows);
-    gather<T>(p, rows, begin, count, x);
-    gemm(x, p.hidden, packed, tile, kStride, count, columns, p.hidden, false);
+    block_logits<T>(p, rows, begin, count, packed, columns, x, tile);
     for (int64_t i = 0; i < count; ++i) {
       float* l = tile + i * kStride;
       finish_row<T>(p, column, columns, l);
@@ -128,8 +144,9 @@ void forward_as(const Problem& p, const Rows& rows, Statistics* out) {
   const int64_t blocks = ceil_div(p.vocab, kBlock);
   const auto partials = make_aligned<Partial>(rows.count * blocks);
   parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    const auto packed = make_aligned<float>(packed_size(p.hidden, smaller(p.vocab, kBlock)));
-    const auto x = make_aligned<float>(smaller(rows.count, kTileRows) * p.hidden);
+    const auto packed =
+        make_aligned<float>(packed_floats<kWidePanel>(chains_of(p.hidden), smaller(p.vocab, kBlock)));
+    const auto x = make_tile_rows(p);
     const auto tile = make_aligned<float>(kTileRows * kStride);
     for (int64_t block = begin; block < end; ++block) {
       forward_block<T>(p, rows, block * kBlock, packed.get(), x.get(), tile.get(), partials.get() + block,
@@ -174,8 +191,8 @@ struct Workspace {
 Workspace make_workspace(const Backward& b, const Rows& rows) {
   const int64_t hidden = b.problem.hidden;
   Workspace w;
-  w.logit_panels = make_aligned<float>(packed_size(hidden, kBlock));
-  w.gradients = make_aligned<float>(rows.count * kStride);
+  w.logit_panels = make_aligned<float>(packed_floats<kWidePanel>(chains_of(hidden), kBlock));
+  w.gradients = make_aligned<float>(ceil_div(rows.count, kStripRows) * kStripRows * kStride);
   if (b.grad_x) {
     w.weight_panels = make_aligned<float>(packed_size(kBlock, hidden));
     w.grad_x = make_aligned<float>(rows.count * hidden);
@@ -200,13 +217,14 @@ template <class T>
 void pack_block(const Backward& b, int64_t column, int64_t columns, const Workspace& w) {
   const int64_t hidden = b.problem.hidden;
   const T* block = weight_row<T>(b.problem, column);
-  const int64_t for_logits = panels(columns), for_grad_x = b.grad_x ? panels(hidden) : 0;
+  const Chains chains = chains_of(hidden);
+  const int64_t for_logits = ceil_div(columns, kWidePanel), for_grad_x = b.grad_x ? panels(hidden) : 0;
   parallel_for(0, for_logits + for_grad_x, 2, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       if (task < for_logits) {
-        const int64_t n = task * kPanel;
-        pack_panels(block + n * hidden, 1, hidden, hidden, smaller(columns - n, kPanel),
-                    w.logit_panels.get() + n * hidden);
+        const int64_t n = task * kWidePanel;
+        pack_matrix<kWidePanel>(block + n * hidden, 1, hidden, hidden, smaller(columns - n, kWidePanel),
+                                chains, w.logit_panels.get() + n * chains.padded_depth());
       } else {
         const int64_t n = (task - for_logits) * kPanel;
         pack_panels(block + n, hidden, 1, columns, smaller(hidden - n, kPanel),
@@ -220,13 +238,12 @@ template <class T>
 void logit_gradients(const Problem& p, const Rows& rows, const Coefficients* coefficients, int64_t column,
                      int64_t columns, const Workspace& w) {
   parallel_for(0, ceil_div(rows.count, kTileRows), 1, [&](int64_t begin, int64_t end) {
-    const auto x = make_aligned<float>(smaller(rows.count, kTileRows) * p.hidden);
+    const auto x = make_tile_rows(p);
     for (int64_t first = begin * kTileRows; first < smaller(end * kTileRows, rows.count);
          first += kTileRows) {
       const int64_t count = smaller(rows.count - first, kTileRows);
       float* g = w.gradients.get() + first * kStride;
-      gather<T>(p, rows, first, count, x.get());
-      gemm(x.get(), p.hidden, w.logit_panels.get(), g, kStride, count, columns, p.hidden, false);
+      block_logits<T>(p, rows, first, count, w.logit_panels.get(), columns, x.get(), g);
       for (int64_t i = 0; i < count; ++i) {
         finish_row<T>(p, column, columns, g + i * kStride);
         gradient_row<T>(p, coefficients[first + i], rows.target[first + i] - column, columns,

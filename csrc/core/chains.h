@@ -1,0 +1,201 @@
+// The one order in which a matrix product of linear layers and logits adds its terms, whatever the number of
+// rows, the kernel and the layout of the operands: it follows from the depth alone.
+//
+//   k =   0   1   2  ..  15 |  16  17 ..  31 |  32 ..            a block: kLanes chains, here of 16 lanes
+//        chain 0, 1, 2 .. 15   0   1  ..  15    0 ..             chain j takes k = j, j + 16, j + 32, ...
+//
+// A chain is a run of fused multiply-adds from zero over at most kChain k's; an element is the sum of its
+// chains, ascending, block after block. Two kinds of kernel then give the same bits:
+//   - lanes are k's (few rows): a vector of products along k holds all chains of a block, so that both
+//     operands are read as they lie and nothing is transposed but the finished chains;
+//   - lanes are columns (many rows): operands are packed chain after chain, and a tile of sums in registers
+//     is added to memory once per chain.
+// Up to kShortDepth k's, where such chains would be too short to pay, chain j takes the j-th run of at most
+// 64 neighbours instead.
+//
+// Why chains are short: one chain of 256 has 3 times the error of MKL's product of a row and a matrix; of 64
+// at most 1.7 times its RMS error, and half of it where there are many rows. Adding a tile to memory every
+// 64 k's costs 2%.
+#pragma once
+
+#include "core/gemm.h"
+
+namespace pyllm {
+namespace {
+
+// A tile of sums in registers. Strips of the left operand hold two tiles' rows: whole vectors to pack, and a
+// chain of the panel that the first tile has brought near serves the second.
+constexpr int kTileVecs = 3;
+constexpr int kHalfStrip = kVectorRegisters == 32 ? 8 : 4;
+constexpr int kWidePanel = kTileVecs * kLanes;
+constexpr int kStripRows = 2 * kHalfStrip;
+
+constexpr int64_t kChain = kLanes == 16 ? 64 : 128;
+constexpr int64_t kShortDepth = 16 * kLanes;
+constexpr int64_t kShortChain = 64;
+
+struct Chains {
+  int64_t stride;  // k's from one term of a chain to the next: kLanes, or 1 for short depths
+  int64_t length;  // terms of a chain; missing ones are zeros
+  int64_t count;   // chains of a block
+  int64_t blocks;
+
+  // k's of a block.
+  int64_t depth() const { return length * count; }
+  int64_t padded_depth() const { return blocks * depth(); }
+  // The row at which a packed block keeps its k-th k: chain after chain.
+  int64_t operator()(int64_t k) const {
+    return stride == 1 ? k : k % kLanes * length + k / static_cast<int64_t>(kLanes);
+  }
+  int64_t step() const { return stride == 1 ? 1 : length; }
+  // Terms of chain j in a block with `rest` k's.
+  int64_t terms(int64_t j, int64_t rest) const {
+    const int64_t after = stride == 1 ? rest - j * length : (rest - j + kLanes - 1) / kLanes;
+    return after < 0 ? 0 : after < length ? after : length;
+  }
+};
+
+[[maybe_unused]] inline Chains chains_of(int64_t depth) {
+  const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  if (depth <= kShortDepth) {
+    const int64_t count = depth > kShortChain ? ceil_div(depth, kShortChain) : 1;
+    return {1, ceil_div(depth, count), count, 1};
+  }
+  const int64_t blocks = ceil_div(depth, kLanes * kChain);
+  return {kLanes, ceil_div(depth, blocks * kLanes), kLanes, blocks};
+}
+
+// Zero rows for the k's from k_count on that a block lacks.
+template <int Width>
+[[maybe_unused]] void zero_missing(int64_t k_count, const Chains& chains, float* packed) {
+  for (int64_t k = k_count; k < chains.depth(); ++k) {
+    for (int n = 0; n < Width; ++n) packed[chains(k) * Width + n] = 0.0f;
+  }
+}
+
+// Packs the first k_count k's of a block into a panel of Width columns; the others are zero.
+template <int Width, class T>
+[[maybe_unused]] void pack_chains(const T* b, int64_t stride_k, int64_t stride_n, int64_t k_count,
+                                  int64_t columns, const Chains& chains, float* packed) {
+  zero_missing<Width>(k_count, chains, packed);
+  pack_panel<Width>(b, stride_k, stride_n, k_count, columns, packed, chains);
+}
+
+// Floats that pack_matrix writes.
+template <int Width>
+[[maybe_unused]] int64_t packed_floats(const Chains& chains, int64_t n_count) {
+  return (n_count + Width - 1) / Width * Width * chains.padded_depth();
+}
+
+// Packs a K x N matrix into panels of Width columns, each padded_depth() x Width floats, block after block.
+template <int Width, class T>
+[[maybe_unused]] void pack_matrix(const T* b, int64_t stride_k, int64_t stride_n, int64_t k_count,
+                                  int64_t n_count, const Chains& chains, float* packed) {
+  for (int64_t n = 0; n < n_count; n += Width) {
+    const int64_t columns = n_count - n < Width ? n_count - n : Width;
+    for (int64_t block = 0; block < chains.blocks; ++block) {
+      const int64_t first = block * chains.depth(), rest = k_count - first;
+      pack_chains<Width>(b + first * stride_k + n * stride_n, stride_k, stride_n,
+                         rest < chains.depth() ? rest : chains.depth(), columns, chains,
+                         packed + (n * chains.blocks + block * Width) * chains.depth());
+    }
+  }
+}
+
+// The right operand's rows of one block: term i of chain j is the vectors at data + j * chain + i * term.
+template <class T>
+struct ChainRows {
+  const T* data;
+  int64_t chain, term;
+  int64_t rest;  // k's there are in the block
+};
+
+[[maybe_unused]] inline ChainRows<float> packed_rows(const float* panel, const Chains& chains) {
+  return {panel, chains.length * kWidePanel, kWidePanel, chains.depth()};
+}
+
+// sums (+)= one chain: Rows x Vecs vectors, `stride` floats from row to row.
+template <int Rows, int Vecs, class T>
+[[maybe_unused]] void add_chain(const float* a, const T* b, int64_t term, int64_t terms, bool first,
+                                float* sums, int64_t stride) {
+  Vec acc[Rows][Vecs] = {};
+  for (int64_t i = 0; i < terms; ++i, a += kStripRows, b += term) {
+    Vec row[Vecs];
+#pragma GCC unroll 16
+    for (int v = 0; v < Vecs; ++v) row[v] = load(b + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      const Vec x = set1(a[r]);
+#pragma GCC unroll 16
+      for (int v = 0; v < Vecs; ++v) acc[r][v] = fma(x, row[v], acc[r][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 16
+    for (int v = 0; v < Vecs; ++v) {
+      float* to = sums + r * stride + v * kLanes;
+      store(to, first ? acc[r][v] : load(to) + acc[r][v]);
+    }
+  }
+}
+
+// One block's chains of a strip of Rows <= kStripRows rows, added to sums; the first block starts them.
+template <int Rows, int Vecs, class T>
+[[maybe_unused]] void chain_tile(const float* strip, const ChainRows<T>& right, const Chains& chains,
+                                 bool first, float* sums, int64_t stride) {
+  constexpr int kUpper = Rows < kHalfStrip ? Rows : kHalfStrip;
+  for (int64_t j = 0; j < chains.count; ++j) {
+    const float* a = strip + j * chains.length * kStripRows;
+    const T* b = right.data + j * right.chain;
+    const int64_t terms = chains.terms(j, right.rest);
+    add_chain<kUpper, Vecs>(a, b, right.term, terms, first && j == 0, sums, stride);
+    if constexpr (Rows > kUpper) {
+      add_chain<Rows - kUpper, Vecs>(a + kUpper, b, right.term, terms, first && j == 0,
+                                     sums + kUpper * stride, stride);
+    }
+  }
+}
+
+constexpr int next_rows(int rows) {
+  return rows > kHalfStrip + kHalfStrip / 2 ? kHalfStrip + kHalfStrip / 2
+         : rows > kHalfStrip                ? kHalfStrip
+                                            : rows / 2;
+}
+
+// chain_tile for the fewest rows and vectors that hold `rows` x `columns`; what lies past them is read as
+// zeros and written where nobody looks.
+template <int Rows = kStripRows, int Vecs = kTileVecs>
+[[maybe_unused]] void panel_tile(int64_t rows, int64_t columns, const float* strip, const float* panel,
+                                 const Chains& chains, bool first, float* sums, int64_t stride) {
+  if constexpr (Vecs > 1) {
+    if (columns <= (Vecs - 1) * kLanes) {
+      return panel_tile<Rows, Vecs - 1>(rows, columns, strip, panel, chains, first, sums, stride);
+    }
+  }
+  if constexpr (Rows > 1) {
+    constexpr int kNext = next_rows(Rows);
+    if (rows <= kNext) {
+      return panel_tile<kNext, Vecs>(rows, columns, strip, panel, chains, first, sums, stride);
+    }
+  }
+  chain_tile<Rows, Vecs>(strip, packed_rows(panel, chains), chains, first, sums, stride);
+}
+
+// C (m x n) = A B of two packed matrices. C has room for rows up to a multiple of kStripRows and columns up
+// to a multiple of kLanes.
+[[maybe_unused]] inline void chain_product(const float* strips, const float* packed, const Chains& chains,
+                                           int64_t m, int64_t n, float* c, int64_t ldc) {
+  for (int64_t block = 0; block < chains.blocks; ++block) {
+    for (int64_t row = 0; row < m; row += kStripRows) {
+      const float* strip = strips + (row * chains.blocks + block * kStripRows) * chains.depth();
+      for (int64_t column = 0; column < n; column += kWidePanel) {
+        const float* panel = packed + (column * chains.blocks + block * kWidePanel) * chains.depth();
+        panel_tile(m - row, n - column, strip, panel, chains, block == 0, c + row * ldc + column, ldc);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace pyllm
