@@ -17,6 +17,7 @@
 // against a block takes 5120 cycles of tile products and reads 32 KB of packed rows and 32 KB of grad_q's
 // sums: 13 bytes a cycle, from the second-level cache up to some 2000 rows, from the third above.
 #include "core/levels.h"
+#include "core/scratch.h"
 #include "ops/attention/amx_backward_block.h"
 #include "ops/attention/deltas.h"
 
@@ -65,8 +66,7 @@ void run_heads(const Backward& b, const float* delta) {
   parallel_for(0, p.sequences * p.kv_heads, 1, [&](int64_t begin, int64_t end) {
     const TileScope tiles(full_tiles());
     const auto scratch = make_aligned<GradScratch>(1);
-    const auto strips = make_aligned<float>(most * strip_floats(p));
-    const auto total = make_aligned<float>(most * size), part = make_aligned<float>(most * size);
+    const pyllm::Scratch strips(most * strip_floats(p)), total(most * size), part(most * size);
     GradBlock block(p);
     for (int64_t n = begin; n < end; ++n) {
       const Pair pair = make_pair(p, n);
@@ -89,8 +89,7 @@ void run_heads(const Backward& b, const float* delta) {
 void run_parts(const Backward& b, const float* delta) {
   const Problem& p = b.problem;
   const int64_t pairs = p.sequences * p.kv_heads, most = most_strips(p), size = grad_q_floats(p);
-  const auto strips = make_aligned<float>(pairs * most * strip_floats(p));
-  const auto grad_q = make_aligned<float>(pairs * kParts * most * size);
+  const pyllm::Scratch strips(pairs * most * strip_floats(p)), grad_q(pairs * kParts * most * size);
   const auto strips_of = [&](int64_t pair) { return strips.get() + pair * most * strip_floats(p); };
   const auto grad_q_of = [&](int64_t pair, int64_t part) {
     return grad_q.get() + (pair * kParts + part) * most * size;

@@ -70,9 +70,14 @@ struct Columns {
 
 // True if no element is NaN or infinite.
 [[maybe_unused]] inline bool all_finite(const float* x, int64_t count) {
-  Vec sum = zero();
-  for_each_vec(count, [&](int64_t i, int64_t lanes) { sum = fma(load_lanes(x + i, lanes), zero(), sum); });
-  return reduce_add(sum) == 0.0f;
+  Vec sum[4] = {zero(), zero(), zero(), zero()};  // short chains: this stands between products
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
+    for (int j = 0; j < 4; ++j) sum[j] = fma(load(x + i + j * kLanes), zero(), sum[j]);
+  }
+  for_each_vec(count - i,
+               [&](int64_t n, int64_t lanes) { sum[0] = fma(load_lanes(x + i + n, lanes), zero(), sum[0]); });
+  return reduce_add(sum[0] + sum[1] + (sum[2] + sum[3])) == 0.0f;
 }
 
 // Rows of a (batch, heads, tokens, dim) tensor as floats, row stride dim.
