@@ -18,7 +18,8 @@
 #include "core/exp2.h"
 #include "ops/attention/amx_backward_rows.h"
 #include "ops/attention/amx_products.h"
-#include "ops/attention/backward_tile.h"
+#include "ops/attention/row_gradients.h"
+#include "ops/attention/tile.h"
 
 namespace pyllm::attention {
 namespace {
@@ -31,10 +32,8 @@ constexpr int64_t kSlice = 32;      // keys whose scores are made at once
   return p.mask.data || p.alibi_slopes || p.softcap > 0 || p.dropout_p > 0;
 }
 
-// Otherwise the gradients of the dot products are left without the scale until they are written.
-[[maybe_unused]] inline float gradient_factor(const Problem& p) {
-  return needs_rows(p) ? 1.0f : static_cast<float>(p.scale);
-}
+// The gradients of the dot products are left without the scale until they are written.
+[[maybe_unused]] inline float gradient_factor(const Problem& p) { return static_cast<float>(p.scale); }
 
 // A block of keys and the sums of its gradients, 128 rows each; missing keys are zeros.
 struct GradBlock {
@@ -220,7 +219,7 @@ template <bool Partial>
     if (i < strip.rows && strip.lse[i] != kInfinity) {
       const int64_t row = strip.first + i;
       const RowSpan span{pair.s, pair.head(row), pair.query(row), first_key, kSlice};
-      row_gradients(p, span, strip.lse[i], strip.delta[i], false, x, grad);
+      row_gradients<bfloat16>(p, span, strip.lse[i], strip.delta[i], false, x, grad);
     } else {
       zero_fill(x, kSlice);
       zero_fill(grad, kSlice);

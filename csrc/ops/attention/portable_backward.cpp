@@ -1,218 +1,266 @@
-// Backward, at every vector level. With w the weights, g = dropout(grad_out V^T) and delta = grad_out . out
-// (less the gradient of lse):
+// Backward, at every vector level. With w the weights, g = dropout(grad_out V^T) and delta as in deltas.h:
 //
 //   grad_score = w (g - delta)      grad_v += dropout(w)^T grad_out      grad_k += (slope grad_score)^T Q
 //   slope = d score / d (q . k)     grad_q += (slope grad_score) K       grad_mask += grad_score
 //
-//   for each block of 256 keys:     K, V packed; grad_k, grad_v of the block in floats
-//     for each tile of <= 96 rows:  weights recomputed from lse
+//   for each kv head of each sequence:    queries and their gradients once as floats, in tiles of <= 96 rows
+//     for each of 4 parts of the keys:    every fourth block of 256
+//       for each block of the part:       packed; grad_k, grad_v of the block in floats
+//         for each tile that sees it:     backward_tile.h
+//       grad_q += the part's
 //
-// Blocks and tiles are walked in order, so every sum has one order. Where there are few sequences and heads,
-// grad_k and grad_v are made block by block in parallel and grad_q tile by tile, at the price of computing
-// the weights twice; the order of the sums, and so their bits, stay the same.
+// Sums over rows take the tiles, sums over keys a part's blocks and then the parts in order: parts are cut by
+// the keys' places alone, so a row of grad_q depends neither on its neighbours nor on who made which part.
+// Where there are many pairs of sequence and kv head each is a task; where there are few, their parts are,
+// each with a grad_q of its own.
+#include <algorithm>
+
 #include "core/levels.h"
-#include "core/parallel.h"
 #include "ops/attention/backward_tile.h"
 #include "ops/attention/deltas.h"
+#include "ops/attention/mask_gradients.h"
+#include "ops/attention/schedule.h"
 
 namespace pyllm::attention {
 namespace {
 
-template <class T>
-void write_rows(const Heads& to, const Tile& t, int64_t dim, const float* rows) {
-  for_each_row(t, [&](int64_t row, int64_t head, int64_t query) {
-    from_float(rows + row * dim, query_row<T>(to, t.s, head, query), dim);
-  });
-}
+constexpr int64_t kParts = 4;
 
-template <class T>
-void write_keys(const Heads& to, const Sequence& s, int64_t kv_head, const Block& b, int64_t dim,
-                const float* rows) {
-  for (int64_t key = 0; key < b.keys; ++key) {
-    from_float(rows + key * dim, key_row<T>(to, s, kv_head, b.first + key), dim);
-  }
-}
+// A pair is a task of its own where at least this many as large would fit into the problem: they keep the
+// threads busy.
+constexpr int64_t kEnoughPairs = 8;
 
-// grad_k and grad_v of one block; where `grad_q` is given (q_len x group rows, tile by tile), also the
-// block's share of it.
-template <class T>
-void block_backward(const Backward& b, const float* delta, const Sequence& s, int64_t kv_head, int64_t index,
-                    Rows& rows, KeyBlock& block, Scratch& scratch, float* grad_k, float* grad_v,
-                    float* grad_q) {
-  const Problem& p = b.problem;
-  const Block keys = make_block(s, index);
-  load_block<T>(p, s, kv_head, keys, block);
-  zero_fill(grad_k, kBlock * p.head_dim);
-  zero_fill(grad_v, kBlock * p.value_dim);
-  for (int64_t i = 0; i < tile_count(p, s); ++i) {
-    const Tile t = make_tile(p, s, kv_head, i);
-    const Columns c = visible_columns(p, t, keys);
-    if (c.last == 0) continue;
-    load_tile<T>(b, delta, t, rows);
-    tile_gradients(p, t, rows, keys, block, c, false, scratch);
-    add_over_rows(scratch.weights.get(), rows, t, keys, c, rows.packed_grad_out.get(), p.value_dim, grad_v,
-                  scratch);
-    add_over_rows(scratch.grads.get(), rows, t, keys, c, rows.packed_q.get(), p.head_dim, grad_k, scratch);
-    if (grad_q) add_over_keys(p, t, keys, block, c, scratch, grad_q + t.first * t.group * p.head_dim);
-  }
-  write_keys<T>(b.grad_k, s, kv_head, keys, p.head_dim, grad_k);
-  write_keys<T>(b.grad_v, s, kv_head, keys, p.value_dim, grad_v);
-}
+// Floats that the pairs that are cut into parts may take at once: 64 MB.
+constexpr int64_t kWaveFloats = int64_t{1} << 24;
 
-// Sequences and kv heads in parallel.
-template <class T>
-void run_heads(const Backward& b, const float* delta) {
-  const Problem& p = b.problem;
-  const int64_t tile_rows = largest_tile(p);
-  int64_t longest = 0;
-  for (int64_t i = 0; i < p.sequences; ++i) {
-    longest = p.sequence[i].q_len > longest ? p.sequence[i].q_len : longest;
-  }
-  parallel_for(0, p.sequences * p.kv_heads, 1, [&](int64_t begin, int64_t end) {
-    Rows rows(p, tile_rows);
-    KeyBlock block(p);
-    Scratch scratch(tile_rows);
-    const auto grad_k = make_aligned<float>(kBlock * p.head_dim);
-    const auto grad_v = make_aligned<float>(kBlock * p.value_dim);
-    const auto grad_q = make_aligned<float>(longest * group_size(p) * p.head_dim);
-    for (int64_t i = begin; i < end; ++i) {
-      const Sequence& s = p.sequence[i / p.kv_heads];
-      zero_fill(grad_q.get(), s.q_len * group_size(p) * p.head_dim);
-      for (int64_t index = 0; index < ceil_div(s.kv_len, kBlock); ++index) {
-        block_backward<T>(b, delta, s, i % p.kv_heads, index, rows, block, scratch, grad_k.get(),
-                          grad_v.get(), grad_q.get());
-      }
-      for (int64_t index = 0; index < tile_count(p, s); ++index) {
-        const Tile t = make_tile(p, s, i % p.kv_heads, index);
-        write_rows<T>(b.grad_q, t, p.head_dim, grad_q.get() + t.first * t.group * p.head_dim);
-      }
-    }
-  });
-}
-
-template <class T>
-void run_key_blocks(const Backward& b, const float* delta) {
-  const Problem& p = b.problem;
-  const int64_t tile_rows = largest_tile(p);
-  parallel_for(0, p.blocks * p.kv_heads, 1, [&](int64_t begin, int64_t end) {
-    Rows rows(p, tile_rows);
-    KeyBlock block(p);
-    Scratch scratch(tile_rows);
-    const auto grad_k = make_aligned<float>(kBlock * p.head_dim);
-    const auto grad_v = make_aligned<float>(kBlock * p.value_dim);
-    for (int64_t i = begin; i < end; ++i) {
-      const Sequence& s = locate(p, &Sequence::blocks_before, i / p.kv_heads);
-      const int64_t count = ceil_div(s.kv_len, kBlock);
-      block_backward<T>(b, delta, s, i % p.kv_heads, balanced(i / p.kv_heads - s.blocks_before, count), rows,
-                        block, scratch, grad_k.get(), grad_v.get(), nullptr);
-    }
-  });
-}
-
-template <class T>
-void run_query_tiles(const Backward& b, const float* delta) {
-  const Problem& p = b.problem;
-  const int64_t tile_rows = largest_tile(p);
-  parallel_for(0, p.tiles * p.kv_heads, 1, [&](int64_t begin, int64_t end) {
-    Rows rows(p, tile_rows);
-    KeyBlock block(p);
-    Scratch scratch(tile_rows);
-    const auto grad_q = make_aligned<float>(tile_rows * p.head_dim);
-    for (int64_t i = begin; i < end; ++i) {
-      const Sequence& s = locate(p, &Sequence::tiles_before, i / p.kv_heads);
-      const int64_t step = i / p.kv_heads - s.tiles_before;
-      const Tile t = make_tile(p, s, i % p.kv_heads, balanced(step, tile_count(p, s)));
-      load_tile<T>(b, delta, t, rows);
-      zero_fill(grad_q.get(), row_count(t) * p.head_dim);
-      for (int64_t index = 0; index < ceil_div(s.kv_len, kBlock); ++index) {
-        const Block keys = make_block(s, index);
-        const Columns c = visible_columns(p, t, keys);
-        if (c.last == 0) continue;
-        load_block<T>(p, s, t.kv_head, keys, block);
-        tile_gradients(p, t, rows, keys, block, c, false, scratch);
-        add_over_keys(p, t, keys, block, c, scratch, grad_q.get());
-      }
-      write_rows<T>(b.grad_q, t, p.head_dim, grad_q.get());
-    }
-  });
-}
-
-// The items a task walks along one dimension of the dense mask: its own, or all where the mask broadcasts.
-struct Span {
-  int64_t first, last;
+// A sequence's rows for one kv head.
+struct Pair {
+  const Sequence& s;
+  int64_t kv_head;
 };
-Span span_of(int64_t stride, int64_t index, int64_t count) {
-  return stride != 0 ? Span{index, index + 1} : Span{0, count};
-}
 
-// Adds one tile's score gradients against one block.
-void add_to_mask(const Backward& b, const Tile& t, const Block& keys, const Columns& c,
-                 const Scratch& scratch) {
-  const MaskStrides& strides = b.grad_mask_strides;
-  for_each_row(t, [&](int64_t row, int64_t head, int64_t query) {
-    double* to = b.grad_mask + mask_row(strides, t.s, head, query);
-    for (int64_t i = c.first; i < smaller(c.last, keys.keys); ++i) {
-      to[(keys.first + i) * strides.key] += scratch.grads[static_cast<size_t>(row * kBlock + i)];
-    }
-  });
-}
+Pair pair_at(const Problem& p, int64_t index) { return {p.sequence[index / p.kv_heads], index % p.kv_heads}; }
 
-// The dense mask's gradient, in a pass of its own: only biases that are trained need it, and only here do
-// sums run over batch and heads. Tasks are the places where the mask does not broadcast.
+int64_t block_count(const Sequence& s) { return ceil_div(s.kv_len, kBlock); }
+
+// Tiles lie at whole multiples of the largest one's size.
+struct TileSizes {
+  explicit TileSizes(const Problem& p)
+      : rows(largest_tile(p)), packed(rows_size(p, rows)), grad_q(rows * vector_width(p.head_dim)) {}
+
+  int64_t rows, packed, grad_q;
+};
+
 template <class T>
-void mask_gradients(const Backward& b, const float* delta) {
+void write_query_gradients(const Backward& b, const Tile& t, const float* sums) {
   const Problem& p = b.problem;
-  const MaskStrides& strides = b.grad_mask_strides;
-  int64_t blocks = 0;
-  for (int64_t i = 0; i < p.sequences; ++i) {
-    const int64_t count = ceil_div(p.sequence[i].kv_len, kBlock);
-    blocks = count > blocks ? count : blocks;
+  const Vec scale = set1(static_cast<float>(p.scale));
+  for_each_row(t, [&](int64_t row, int64_t head, int64_t query) {
+    const float* from = sums + row * vector_width(p.head_dim);
+    T* to = query_row<T>(b.grad_q, t.s, head, query);
+    for_each_vec(p.head_dim, [&](int64_t d, int64_t lanes) {
+      store_lanes(to + d, load_lanes(from + d, lanes) * scale, lanes);
+    });
+  });
+}
+
+template <class T>
+void write_key_gradients(const Heads& to, const Pair& pair, const Block& b, int64_t dim, double factor,
+                         const float* sums) {
+  const Vec scale = set1(static_cast<float>(factor));
+  for (int64_t key = 0; key < b.keys; ++key) {
+    const float* from = sums + key * vector_width(dim);
+    T* row = key_row<T>(to, pair.s, pair.kv_head, b.first + key);
+    for_each_vec(dim, [&](int64_t d, int64_t lanes) {
+      store_lanes(row + d, load_lanes(from + d, lanes) * scale, lanes);
+    });
   }
-  const int64_t tiles = tile_count(p, p.sequence[0]);  // a dense mask goes with one q_len
-  const int64_t by_block = strides.key ? blocks : 1, by_tile = strides.query ? tiles : 1;
-  const int64_t by_head = strides.head ? p.kv_heads : 1, by_batch = strides.batch ? p.sequences : 1;
-  parallel_for(0, by_batch * by_head * by_tile * by_block, 1, [&](int64_t begin, int64_t end) {
-    Rows rows(p, largest_tile(p));
-    KeyBlock block(p);
-    Scratch scratch(largest_tile(p));
-    for (int64_t i = begin; i < end; ++i) {
-      const Span in_blocks = span_of(strides.key, i % by_block, blocks);
-      const Span in_tiles = span_of(strides.query, i / by_block % by_tile, tiles);
-      const Span in_heads = span_of(strides.head, i / by_block / by_tile % by_head, p.kv_heads);
-      const Span in_batch = span_of(strides.batch, i / by_block / by_tile / by_head, p.sequences);
-      for (int64_t n = in_batch.first; n < in_batch.last; ++n) {
-        for (int64_t head = in_heads.first; head < in_heads.last; ++head) {
-          for (int64_t tile = in_tiles.first; tile < in_tiles.last; ++tile) {
-            const Tile t = make_tile(p, p.sequence[n], head, tile);
-            load_tile<T>(b, delta, t, rows);
-            for (int64_t index = in_blocks.first; index < in_blocks.last; ++index) {
-              const Block keys = make_block(t.s, index);
-              const Columns c = keys.keys > 0 ? visible_columns(p, t, keys) : Columns{0, 0};
-              if (c.last == 0) continue;
-              load_block<T>(p, t.s, head, keys, block);
-              tile_gradients(p, t, rows, keys, block, c, true, scratch);
-              add_to_mask(b, t, keys, c, scratch);
-            }
-          }
-        }
-      }
+}
+
+// The memory of a pair whose parts are made one after the other or each by itself.
+struct PairMemory {
+  float *rows, *grad_q;  // tiles; for grad_q part by part
+};
+
+int64_t pair_size(const Problem& p, const Sequence& s, int64_t parts) {
+  const TileSizes sizes(p);
+  return tile_count(p, s) * (sizes.packed + parts * sizes.grad_q);
+}
+
+PairMemory pair_memory(const Problem& p, const Sequence& s, float* memory) {
+  return {memory, memory + tile_count(p, s) * TileSizes(p).packed};
+}
+
+template <class T>
+void load_pair(const Backward& b, const float* delta, const Pair& pair, int64_t first, int64_t last,
+               float* rows) {
+  const Problem& p = b.problem;
+  const TileSizes sizes(p);
+  for (int64_t i = first; i < last; ++i) {
+    load_rows<T>(b, delta, make_tile(p, pair.s, pair.kv_head, i),
+                 rows_at(p, sizes.rows, rows + i * sizes.packed));
+  }
+}
+
+// grad_k and grad_v of a part's keys, and its share of grad_q.
+template <class T>
+void part_backward(const Backward& b, const Pair& pair, int64_t part, float* packed, const KeyBlock& block,
+                   TileSpace& space, float* grad_q) {
+  const Problem& p = b.problem;
+  const TileSizes sizes(p);
+  const int64_t tiles = tile_count(p, pair.s);
+  zero_fill(grad_q, tiles * sizes.grad_q);
+  for (int64_t index = part; index < block_count(pair.s); index += kParts) {
+    const Block keys = make_block(pair.s, index);
+    load_block<T>(p, pair.s, pair.kv_head, keys, block);
+    for (int64_t i = 0; i < tiles; ++i) {
+      const Tile t = make_tile(p, pair.s, pair.kv_head, i);
+      if (!view_tile(p, t, keys, space)) continue;
+      const Rows rows = rows_at(p, sizes.rows, packed + i * sizes.packed);
+      tile_gradients<T>(p, t, rows, keys, block, false, space);
+      add_over_rows(space, keys, space.weights, rows.grad_out, block.width, block.grad_v);
+      add_over_rows(space, keys, space.grads, rows.q, block.depth, block.grad_k);
+      add_over_keys(t, space, keys, block, grad_q + i * sizes.grad_q);
+    }
+    write_key_gradients<T>(b.grad_k, pair, keys, p.head_dim, p.scale, block.grad_k);
+    write_key_gradients<T>(b.grad_v, pair, keys, p.value_dim, 1.0, block.grad_v);
+  }
+}
+
+void add(const float* from, int64_t count, float* to) {
+  for_each_vec(count, [&](int64_t i, int64_t lanes) {
+    store_lanes(to + i, load_lanes(to + i, lanes) + load_lanes(from + i, lanes), lanes);
+  });
+}
+
+// One pair from beginning to end.
+template <class T>
+void pair_backward(const Backward& b, const float* delta, const Pair& pair, float* memory,
+                   const KeyBlock& block, TileSpace& space) {
+  const Problem& p = b.problem;
+  const TileSizes sizes(p);
+  const int64_t tiles = tile_count(p, pair.s), size = tiles * sizes.grad_q;
+  const PairMemory at = pair_memory(p, pair.s, memory);
+  load_pair<T>(b, delta, pair, 0, tiles, at.rows);
+  part_backward<T>(b, pair, 0, at.rows, block, space, at.grad_q);
+  for (int64_t part = 1; part < smaller(kParts, block_count(pair.s)); ++part) {
+    part_backward<T>(b, pair, part, at.rows, block, space, at.grad_q + size);
+    add(at.grad_q + size, size, at.grad_q);
+  }
+  for (int64_t i = 0; i < tiles; ++i) {
+    write_query_gradients<T>(b, make_tile(p, pair.s, pair.kv_head, i), at.grad_q + i * sizes.grad_q);
+  }
+}
+
+// Each pair a task, in the order given.
+template <class T>
+void run_pairs(const Backward& b, const float* delta, const std::vector<int64_t>& pairs) {
+  const Problem& p = b.problem;
+  int64_t size = 0;
+  for (int64_t n : pairs) size = std::max(size, pair_size(p, pair_at(p, n).s, 2));
+  run_tasks(static_cast<int64_t>(pairs.size()), [&](const auto& next) {
+    const Scratch memory(size);
+    const KeyBlock block(p);
+    TileSpace space(largest_tile(p));
+    for (int64_t i = next(); i >= 0; i = next()) {
+      pair_backward<T>(b, delta, pair_at(p, pairs[static_cast<size_t>(i)]), memory.get(), block, space);
     }
   });
+}
+
+// A part, or one tile, of a pair whose memory begins at `offset`.
+struct PairTask {
+  int64_t pair, offset, index;
+};
+
+// Parts of pairs [begin, end) of the list as tasks, between a pass that loads their rows and one that adds
+// their parts.
+template <class T>
+void run_parts(const Backward& b, const float* delta, const std::vector<int64_t>& pairs, size_t begin,
+               size_t end) {
+  const Problem& p = b.problem;
+  const TileSizes sizes(p);
+  std::vector<PairTask> tiles, parts;
+  int64_t size = 0;
+  for (size_t n = begin; n < end; ++n) {
+    const Sequence& s = pair_at(p, pairs[n]).s;
+    for (int64_t i = 0; i < tile_count(p, s); ++i) tiles.push_back({pairs[n], size, i});
+    for (int64_t i = 0; i < smaller(kParts, block_count(s)); ++i) parts.push_back({pairs[n], size, i});
+    size += pair_size(p, s, kParts);
+  }
+  // Under a causal mask the first parts are the heaviest.
+  std::stable_sort(parts.begin(), parts.end(),
+                   [](const PairTask& x, const PairTask& y) { return x.index < y.index; });
+  const Scratch memory(size);
+  const auto memory_of = [&](const PairTask& task, const Pair& pair) {
+    return pair_memory(p, pair.s, memory.get() + task.offset);
+  };
+  run_tasks(static_cast<int64_t>(tiles.size()), [&](const auto& next) {
+    for (int64_t n = next(); n >= 0; n = next()) {
+      const PairTask& task = tiles[static_cast<size_t>(n)];
+      const Pair pair = pair_at(p, task.pair);
+      load_pair<T>(b, delta, pair, task.index, task.index + 1, memory_of(task, pair).rows);
+    }
+  });
+  run_tasks(static_cast<int64_t>(parts.size()), [&](const auto& next) {
+    const KeyBlock block(p);
+    TileSpace space(sizes.rows);
+    for (int64_t n = next(); n >= 0; n = next()) {
+      const PairTask& task = parts[static_cast<size_t>(n)];
+      const Pair pair = pair_at(p, task.pair);
+      const PairMemory at = memory_of(task, pair);
+      part_backward<T>(b, pair, task.index, at.rows, block, space,
+                       at.grad_q + task.index * tile_count(p, pair.s) * sizes.grad_q);
+    }
+  });
+  run_tasks(static_cast<int64_t>(tiles.size()), [&](const auto& next) {
+    for (int64_t n = next(); n >= 0; n = next()) {
+      const PairTask& task = tiles[static_cast<size_t>(n)];
+      const Pair pair = pair_at(p, task.pair);
+      float* sums = memory_of(task, pair).grad_q + task.index * sizes.grad_q;
+      const int64_t part_size = tile_count(p, pair.s) * sizes.grad_q, count = block_count(pair.s);
+      if (count == 0) zero_fill(sums, sizes.grad_q);
+      for (int64_t i = 1; i < smaller(kParts, count); ++i) add(sums + i * part_size, sizes.grad_q, sums);
+      write_query_gradients<T>(b, make_tile(p, pair.s, pair.kv_head, task.index), sums);
+    }
+  });
+}
+
+// Scores of a pair, were nothing masked.
+double weight_of_pair(const Problem& p, int64_t pair) {
+  const Sequence& s = pair_at(p, pair).s;
+  return static_cast<double>(s.q_len) * static_cast<double>(s.kv_len);
+}
+
+template <class T>
+void run_schedule(const Backward& b, const float* delta) {
+  const Problem& p = b.problem;
+  double all = 0;
+  for (int64_t n = 0; n < p.sequences * p.kv_heads; ++n) all += weight_of_pair(p, n);
+  std::vector<int64_t> whole, cut;
+  for (int64_t n = 0; n < p.sequences * p.kv_heads; ++n) {
+    (weight_of_pair(p, n) * kEnoughPairs <= all ? whole : cut).push_back(n);
+  }
+  for (size_t begin = 0, end = 0; begin < cut.size(); begin = end) {
+    int64_t floats = 0;
+    for (; end < cut.size(); ++end) {
+      floats += pair_size(p, pair_at(p, cut[end]).s, kParts);
+      if (end > begin && floats > kWaveFloats) break;
+    }
+    run_parts<T>(b, delta, cut, begin, end);
+  }
+  std::stable_sort(whole.begin(), whole.end(),
+                   [&](int64_t x, int64_t y) { return weight_of_pair(p, x) > weight_of_pair(p, y); });
+  if (!whole.empty()) run_pairs<T>(b, delta, whole);
 }
 
 template <class T>
 void backward_as(const Backward& b) {
-  const Problem& p = b.problem;
-  const auto delta = make_aligned<float>(lse_size(p));
+  const auto delta = make_aligned<float>(lse_size(b.problem));
   row_deltas<T>(b, delta.get());
   if (b.grad_sink) sink_gradients(b, delta.get());
   if (b.grad_mask) mask_gradients<T>(b, delta.get());
-  if (p.sequences * p.kv_heads >= kEnoughHeads) {
-    run_heads<T>(b, delta.get());
-  } else {
-    run_key_blocks<T>(b, delta.get());
-    run_query_tiles<T>(b, delta.get());
-  }
+  run_schedule<T>(b, delta.get());
 }
 
 void run_backward(const Backward& b) {

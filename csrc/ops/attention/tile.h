@@ -80,78 +80,22 @@ struct Columns {
   return reduce_add(sum[0] + sum[1] + (sum[2] + sum[3])) == 0.0f;
 }
 
-// Rows of a (batch, heads, tokens, dim) tensor as floats, row stride dim.
-template <class T>
-[[maybe_unused]] void load_rows(const Heads& x, const Tile& t, int64_t dim, float* rows) {
-  for_each_row(t, [&](int64_t row, int64_t head, int64_t query) {
-    to_float(query_row<const T>(x, t.s, head, query), rows + row * dim, dim);
-  });
-}
-
-// Panels of a block as the right-hand side of a product over the head's dimension (scores: dim x keys) ...
+// Panels of a block as the right-hand side of a product over the head's dimension: dim x keys.
 template <class T>
 [[maybe_unused]] void pack_transposed(const Heads& x, const Sequence& s, int64_t kv_head, const Block& b,
                                       int64_t dim, float* panels) {
   pack_panels(key_row<const T>(x, s, kv_head, b.first), 1, x.token, dim, b.keys, panels);
 }
 
-// ... or over the keys (sums: keys x dim).
-template <class T>
-[[maybe_unused]] void pack_keys(const Heads& x, const Sequence& s, int64_t kv_head, const Block& b,
-                                int64_t dim, float* panels) {
-  pack_panels(key_row<const T>(x, s, kv_head, b.first), x.token, 1, b.keys, dim, panels);
-}
-
-// C (m x n) (+)= A B for `depth` rows of B from row `first` on, where B is packed with `packed_depth` rows a
-// panel.
-[[maybe_unused]] inline void gemm_part(const float* a, int64_t lda, const float* packed, int64_t packed_depth,
-                                       int64_t first, int64_t depth, float* c, int64_t ldc, int64_t m,
-                                       int64_t n, bool accumulate) {
-  for (int64_t column = 0; column < n; column += kPanel) {
-    gemm(a, lda, packed + column * packed_depth + first * kPanel, c + column, ldc, m,
-         smaller(kPanel, n - column), depth, accumulate);
-  }
-}
-
 // Long dot products are summed in parts of this many terms: one chain of 272 loses two bits more than plain
 // PyTorch's product does.
 constexpr int64_t kDotDepth = 64;
-
-// scores[row, column] = rows . keys for the columns asked for; row stride kBlock.
-[[maybe_unused]] inline void dot_products(const float* rows, int64_t count, const float* panels, int64_t dim,
-                                          const Columns& c, float* scores) {
-  for (int64_t d = 0; d < dim || d == 0; d += kDotDepth) {
-    gemm_part(rows + d, dim, panels + c.first * dim, dim, d, smaller(kDotDepth, dim - d), scores + c.first,
-              kBlock, count, c.last - c.first, d > 0);
-  }
-}
 
 // Weights that a mask set to zero carry the sign bit. Where every operand is finite that changes nothing;
 // where one is not, products with it are left out.
 constexpr float kMaskedWeight = -0.0f;
 [[maybe_unused]] inline bool is_masked(float weight) {
   return std::bit_cast<uint32_t>(weight) == std::bit_cast<uint32_t>(kMaskedWeight);
-}
-
-// sums[i, :] (+)= sum over k in order of x(i, k) * source[k, :], without the terms whose weight(i, k) is
-// masked. x and weight are read at i * stride_i + k * stride_k; source is packed, `packed_depth` rows a
-// panel.
-[[maybe_unused]] inline void sum_unmasked(const float* x, const float* weight, int64_t stride_i,
-                                          int64_t stride_k, int64_t rows, int64_t depth, const float* source,
-                                          int64_t packed_depth, int64_t dim, float* sums, bool accumulate) {
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t d = 0; d < dim; d += kLanes) {
-      const float* column = source + d / kPanel * kPanel * packed_depth + d % kPanel;
-      Vec sum = zero();
-      for (int64_t k = 0; k < depth; ++k) {
-        const int64_t at = i * stride_i + k * stride_k;
-        if (!is_masked(weight[at])) sum = fma(set1(x[at]), load(column + k * kPanel), sum);
-      }
-      const int64_t lanes = smaller(kLanes, dim - d);
-      float* to = sums + i * dim + d;
-      store_lanes(to, accumulate ? load_lanes(to, lanes) + sum : sum, lanes);
-    }
-  }
 }
 
 }  // namespace
