@@ -9,12 +9,12 @@
 //   weights    V t V t V t V t V t ...         t: a piece of the next strip's scores
 //   sums                       T T T T         V: four rows of this strip's weights
 //
-// A strip and a block are, at head size 64 (128), 128 (256) tile products for each of scores and sums: 2048
-// (4096) cycles, and 512 vectors of weights at 11 instructions on two ports: 2800 cycles. The products of the
-// next strip's scores, 32 keys at a time (8 or 16 products, 128 or 256 cycles), are placed between every four
-// rows of weights (350 cycles), near enough for the core, which looks 512 instructions ahead, to run both at
-// once: 2800 + 1024 + about 300 for the merge, half of the tiles' peak at head size 64; without overlap 38%.
-// At 128: 2800 + 2048 + 500 of which 4096 are products, 75%; without overlap 55%.
+// A strip and a block are, at head size 64 (128), 128 (256) tile products for each of scores and sums, 2048
+// (4096) cycles, and 512 vectors of weights at 11 instructions on two ports, 2800 cycles, or 5300 by the time
+// that rows of 256 take on a Cascade Lake (docs/ops/attention.md). The products of the next strip's scores,
+// 32 keys at a time (8 or 16 products, 128 or 256 cycles), are placed between every four rows of weights (350
+// to 660 cycles), near enough for the core, which looks 512 instructions ahead, to run both at once. Counted,
+// not timed: nobody has run this on tiles yet.
 //
 // Bytes: a strip's scores are 34 KB (rows 1088 bytes apart, so that they do not share cache sets) and leave
 // the first-level cache for the second in part; keys and values are read from the second-level cache once a

@@ -69,8 +69,13 @@ struct RowSpan {
   const Vec low = set1(static_cast<float>(clamp(v.low - r.key, 0, r.count)));
   const Vec high = set1(static_cast<float>(clamp(v.high - r.key, 0, r.count)));
   const Vec hidden = set1(-kInfinity);
+  // Whole vectors inside the interval are passed over at once: a row has two edges.
+  const int64_t seen = ceil_div(clamp(v.low - r.key, 0, r.count), kLanes) * kLanes;
+  const int64_t unseen = clamp(v.high - r.key, 0, r.count) / kLanes * kLanes;
   for (int64_t i = 0; i < r.count; i += kLanes) {
-    if (covers(v, r.key + i, r.key + i + kLanes)) continue;
+    if (i >= seen && i < unseen) i = unseen;
+    if (i == r.count) return;
+    if (r.key + i + kLanes <= v.head) continue;
     const Vec column = set1(static_cast<float>(i)) + lane_numbers(), score = load(x + i);
     const Vec in_interval = select(less(column, low), hidden, select(less(column, high), score, hidden));
     store(x + i, select(less(column, head), score, in_interval));

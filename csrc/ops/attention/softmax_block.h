@@ -14,9 +14,12 @@ namespace {
 // The largest score times a positive factor, rounded up. A row of NaN and masked scores gives 0: its weights
 // must be NaN, not masked.
 [[maybe_unused]] inline float row_maximum(const float* x, int64_t count, float factor = 1.0f) {
-  Vec largest = set1(-kInfinity), nan = zero();
-  for (int64_t i = 0; i < count; i += kLanes) largest = max(largest, load(x + i));
-  const float maximum = reduce_max(largest);
+  Vec largest[2] = {set1(-kInfinity), set1(-kInfinity)}, nan = zero();
+  for (int64_t i = 0; i < count; i += 2 * kLanes) {  // whole panels
+    largest[0] = max(largest[0], load(x + i));
+    largest[1] = max(largest[1], load(x + i + kLanes));
+  }
+  const float maximum = reduce_max(max(largest[0], largest[1]));
   if (maximum > -kInfinity) return __builtin_ceilf(maximum * factor);
   for (int64_t i = 0; i < count; i += kLanes) nan = nan + select(is_nan(load(x + i)), set1(1.0f), zero());
   return reduce_add(nan) > 0.0f ? 0.0f : -kInfinity;

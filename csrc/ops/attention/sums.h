@@ -71,10 +71,12 @@ template <class T>
       sum += __builtin_exp2(sink - maximum);
     }
     const bool seen = sums.maximum[row] != -kInfinity;
-    const Vec divisor = set1(seen ? static_cast<float>(sum) : 1.0f);
+    const float divisor = seen ? static_cast<float>(sum) : 1.0f;
+    const Vec inverse = set1(1.0f / divisor);
     T* out = query_row<T>(f.out, t.s, head, query);
     for_each_vec(p.value_dim, [&](int64_t i, int64_t lanes) {
-      store_lanes(out + i, load_lanes(from + i, lanes) / divisor, lanes);
+      const Vec x = load_lanes(from + i, lanes);
+      store_lanes(out + i, sizeof(T) == 2 ? x * inverse : x / set1(divisor), lanes);
     });
     const double lse = (maximum + __builtin_log2(sum)) * 0.6931471805599453;
     static_cast<float*>(f.lse)[row_index(p, t.s, head, query)] =
