@@ -2,6 +2,7 @@
 // that AddressSanitizer sees every element read or written outside.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -18,8 +19,12 @@
 
 namespace pyllm::test {
 
+// Where a random test stands, for the message of a failure.
+inline std::string g_where;
+
 [[noreturn]] inline void fail(const char* file, int line, const std::string& message) {
-  std::fprintf(stderr, "%s:%d: %s (at level %s)\n", file, line, message.c_str(), isa_name(active_isa()));
+  std::fprintf(stderr, "%s:%d: %s (at level %s)%s\n", file, line, message.c_str(), isa_name(active_isa()),
+               g_where.c_str());
   std::exit(1);
 }
 
@@ -87,6 +92,25 @@ class Values {
   DType dtype_;
   int64_t count_;
   std::unique_ptr<char[]> data_;
+};
+
+// Random choices of one case.
+class Dice {
+ public:
+  explicit Dice(uint64_t seed) : engine_(seed) {}
+  // In [first, last].
+  int64_t number(int64_t first, int64_t last) {
+    return std::uniform_int_distribution<int64_t>(first, last)(engine_);
+  }
+  bool coin() { return number(0, 1) == 1; }
+  // Mostly small, sometimes up to `last`, often beside a multiple of 16.
+  int64_t size(int64_t last) {
+    const int64_t n = number(1, coin() ? last : std::min<int64_t>(last, 40));
+    return coin() ? n : std::clamp<int64_t>(n / 16 * 16 + number(-1, 1), 1, last);
+  }
+
+ private:
+  std::mt19937_64 engine_;
 };
 
 inline double tolerance(DType dtype) {

@@ -7,21 +7,27 @@ namespace {
 
 struct Shape {
   int64_t rows, columns, depth;
+  int64_t gap = 0;  // elements between one row of an operand and the next
 };
 
 // left and right row-major or transposed, each in a block that ends with its last element.
 std::vector<Values> product(DType dtype, const Shape& s, bool left_transposed, bool right_transposed,
-                            bool with_bias) {
-  Values left = Values::random(dtype, s.rows * s.depth, 1);
-  Values right = Values::random(dtype, s.columns * s.depth, 2);
+                            bool with_bias, bool float32_out = false) {
+  const auto size = [&](int64_t count, bool transposed) {
+    const int64_t lines = transposed ? s.depth : count, length = transposed ? count : s.depth;
+    return lines == 0 ? 0 : lines * (length + s.gap) - s.gap;
+  };
+  Values left = Values::random(dtype, size(s.rows, left_transposed), 1);
+  Values right = Values::random(dtype, size(s.columns, right_transposed), 2);
   Values bias = Values::random(dtype, s.columns, 3);
   std::vector<Values> out;
-  out.emplace_back(dtype, s.rows * s.columns);
+  const DType out_dtype = float32_out && dtype != DType::f64 ? DType::f32 : dtype;
+  out.emplace_back(out_dtype, s.rows * s.columns);
   const auto operand = [&](Values& values, int64_t count, bool transposed) {
-    return linear::Operand{values.data(), transposed ? 1 : s.depth, transposed ? count : 1};
+    return linear::Operand{values.data(), transposed ? 1 : s.depth + s.gap, transposed ? count + s.gap : 1};
   };
   linear::product({.dtype = dtype,
-                   .out_dtype = dtype,
+                   .out_dtype = out_dtype,
                    .rows = s.rows,
                    .columns = s.columns,
                    .depth = s.depth,
@@ -43,6 +49,13 @@ void test_linear() {
           [&](DType dtype) { return product(dtype, shape, layout & 1, layout & 2, layout != 3); });
     }
   }
+}
+
+void fuzz_linear(Dice& dice) {
+  const Shape shape = {dice.size(70), dice.size(320), dice.size(600), dice.number(0, 3)};
+  const int64_t layout = dice.number(0, 15);
+  check_levels_and_threads(
+      [&](DType dtype) { return product(dtype, shape, layout & 1, layout & 2, layout & 4, layout & 8); });
 }
 
 }  // namespace pyllm::test

@@ -1,5 +1,9 @@
 // Every native test in one program: prints a line per test, exits with 1 at the first failure.
+//
+//   native_tests                    fixed shapes
+//   native_tests SECONDS [SEED]     random shapes, strides and masks for so long; a failure names its seed
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <thread>
 #include <vector>
@@ -14,6 +18,12 @@ void test_linear();
 void test_rms_norm();
 void test_rope();
 void test_swiglu();
+
+void fuzz_attention(Dice&);
+void fuzz_linear(Dice&);
+void fuzz_rms_norm(Dice&);
+void fuzz_rope(Dice&);
+void fuzz_swiglu(Dice&);
 
 namespace {
 
@@ -39,14 +49,40 @@ void set_threads(int threads) {
 
 }  // namespace pyllm::test
 
-int main() {
-  using namespace pyllm::test;
+namespace {
+
+using namespace pyllm::test;
+
+void run_fixed() {
   const std::pair<const char*, void (*)()> tests[] = {
       {"attention", test_attention}, {"dtypes", test_dtypes}, {"linear", test_linear},
       {"rms_norm", test_rms_norm},   {"rope", test_rope},     {"swiglu", test_swiglu}};
   for (const auto& [name, test] : tests) {
     test();
     std::printf("%s ok\n", name);
+  }
+}
+
+void run_random(double seconds, uint64_t seed) {
+  void (*const fuzzers[])(Dice&) = {fuzz_attention, fuzz_linear, fuzz_rms_norm, fuzz_rope, fuzz_swiglu};
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  int64_t cases = 0;
+  for (; std::chrono::steady_clock::now() < end; ++seed, ++cases) {
+    g_where = " (random case: seed " + std::to_string(seed) + ")";
+    Dice dice(seed);
+    // Attention and products have the most paths.
+    fuzzers[dice.coin() ? 0 : dice.coin() ? 1 : dice.number(2, 4)](dice);
+  }
+  std::printf("%lld random cases ok\n", static_cast<long long>(cases));
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count == 1) {
+    run_fixed();
+  } else {
+    run_random(std::atof(arguments[1]), count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1);
   }
   return 0;
 }

@@ -48,4 +48,9 @@ void test_rms_norm() {
   }
 }
 
+void fuzz_rms_norm(Dice& dice) {
+  const int64_t rows = dice.size(300), columns = dice.size(2000);
+  check_levels_and_threads([&](DType dtype) { return norm(dtype, rows, columns); });
+}
+
 }  // namespace pyllm::test

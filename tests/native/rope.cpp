@@ -49,4 +49,9 @@ void test_rope() {
   }
 }
 
+void fuzz_rope(Dice& dice) {
+  const int64_t head_dim = dice.size(256), pairs = dice.number(0, head_dim / 2), mode = dice.number(0, 3);
+  check_levels_and_threads([&](DType dtype) { return rotate(dtype, head_dim, pairs, mode & 1, mode & 2); });
+}
+
 }  // namespace pyllm::test

@@ -43,4 +43,13 @@ void test_swiglu() {
   }
 }
 
+void fuzz_swiglu(Dice& dice) {
+  using swiglu::Activation;
+  const int64_t rows = dice.size(20), columns = dice.size(9000);
+  const Activation activation = dice.coin()   ? Activation::silu
+                                : dice.coin() ? Activation::gelu
+                                              : Activation::gelu_tanh;
+  check_levels_and_threads([&](DType dtype) { return gated(dtype, activation, rows, columns); });
+}
+
 }  // namespace pyllm::test
