@@ -2,6 +2,7 @@
 //
 //   native_tests                    fixed shapes
 //   native_tests SECONDS [SEED]     random shapes, strides and masks for so long; a failure names its seed
+//   native_tests race               a race on purpose, for ThreadSanitizer to find
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -15,6 +16,8 @@ namespace pyllm::test {
 void test_attention();
 void test_dtypes();
 void test_linear();
+void test_parallel();
+void race();
 void test_rms_norm();
 void test_rope();
 void test_swiglu();
@@ -55,8 +58,9 @@ using namespace pyllm::test;
 
 void run_fixed() {
   const std::pair<const char*, void (*)()> tests[] = {
-      {"attention", test_attention}, {"dtypes", test_dtypes}, {"linear", test_linear},
-      {"rms_norm", test_rms_norm},   {"rope", test_rope},     {"swiglu", test_swiglu}};
+      {"attention", test_attention}, {"dtypes", test_dtypes},     {"linear", test_linear},
+      {"parallel", test_parallel},   {"rms_norm", test_rms_norm}, {"rope", test_rope},
+      {"swiglu", test_swiglu}};
   for (const auto& [name, test] : tests) {
     test();
     std::printf("%s ok\n", name);
@@ -79,8 +83,11 @@ void run_random(double seconds, uint64_t seed) {
 }  // namespace
 
 int main(int count, char** arguments) {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   if (count == 1) {
     run_fixed();
+  } else if (std::strcmp(arguments[1], "race") == 0) {
+    race();
   } else {
     run_random(std::atof(arguments[1]), count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1);
   }

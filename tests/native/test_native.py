@@ -1,21 +1,12 @@
-"""Builds the C++ tests of the kernels with a sanitizer and runs them: overruns, undefined behaviour, races."""
+"""The C++ tests of the kernels under sanitizers: overruns, undefined behaviour, races. `make sanitize` runs longer."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sysconfig
 from pathlib import Path
 
 import pytest
 
-from tests.assets import REPOSITORY
-
-
-def tool(name: str) -> str | None:
-    """Path of a build tool: beside this Python, where its package puts it, or on PATH."""
-    return shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
-
+from tests.native.sanitize import OPS, SANITIZERS, build, run, tool
 
 needs_tools = pytest.mark.skipif(
     not all(tool(name) for name in ("cmake", "ninja", "c++")),
@@ -23,32 +14,22 @@ needs_tools = pytest.mark.skipif(
 )
 
 
-def run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return done.stdout
+def assert_fixed_cases_pass(program: Path) -> None:
+    assert run(str(program)).split() == [word for op in OPS for word in (op, "ok")]
 
 
 @needs_tools
-@pytest.mark.parametrize(
-    "sanitizer",
-    [
-        "address",
-        pytest.param("undefined", marks=pytest.mark.slow),
-        pytest.param("thread", marks=pytest.mark.slow),
-    ],
-)
-def test_native(sanitizer: str, tmp_path: Path) -> None:
-    options = [
-        "-G",
-        "Ninja",
-        f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
-        "-DPYLLM_NATIVE_TESTS=ON",
-        f"-DPYLLM_SANITIZE={sanitizer}",
-    ]
-    run(str(tool("cmake")), "-S", str(REPOSITORY), "-B", str(tmp_path), *options)
-    run(str(tool("cmake")), "--build", str(tmp_path), "--parallel", "2", "--target", "native_tests")
-    output = run(str(tmp_path / "tests" / "native" / "native_tests"))
-    assert output.split() == [
-        word for op in ("attention", "dtypes", "linear", "rms_norm", "rope", "swiglu") for word in (op, "ok")
-    ]
+def test_native(tmp_path: Path) -> None:
+    assert_fixed_cases_pass(build("address", tmp_path))
+
+
+@needs_tools
+@pytest.mark.slow
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_native_on_random_cases(sanitizer: str, tmp_path: Path) -> None:
+    program = build(sanitizer, tmp_path)
+    assert_fixed_cases_pass(program)
+    assert "random cases ok" in run(str(program), "20")
+    if sanitizer == "thread":
+        with pytest.raises(RuntimeError, match="data race"):
+            run(str(program), "race")
