@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +12,7 @@ from pyllm.ops import _library
 
 
 def levels() -> list[str]:
-    """Levels to test here, lowest first; `amx` is left out where it is granted to no op of its own."""
+    """Levels to test here, lowest first; of these only what PYLLM_TEST_LEVELS names (avx2,amx), where it is set."""
     ladder = {
         "scalar": ["scalar"],
         "avx2": ["scalar", "avx2"],
@@ -19,7 +20,9 @@ def levels() -> list[str]:
         "amx": ["scalar", "avx2", "avx512", "amx"],
         "neon": ["scalar", "neon"],
     }
-    return ladder[torch.ops.pyllm.machine_isa()] if _library.LOADED else []
+    found = ladder[torch.ops.pyllm.machine_isa()] if _library.LOADED else []
+    chosen = os.environ.get("PYLLM_TEST_LEVELS")
+    return found if chosen is None else [level for level in found if level in chosen.split(",")]
 
 
 @pytest.fixture(params=levels())
