@@ -113,8 +113,10 @@ class Dice {
   std::mt19937_64 engine_;
 };
 
+// For sums of hundreds of terms. 16-bit results: four units in the last place, as kernels round weights and
+// score gradients to bfloat16 between their products; tests/ops holds them to the error rule.
 inline double tolerance(DType dtype) {
-  return dtype == DType::f64 ? 1e-12 : dtype == DType::f32 ? 1e-5 : dtype == DType::bf16 ? 1e-2 : 2e-3;
+  return dtype == DType::f64 ? 1e-12 : dtype == DType::f32 ? 1e-5 : dtype == DType::bf16 ? 3.2e-2 : 4e-3;
 }
 
 constexpr DType kDTypes[] = {DType::f64, DType::f32, DType::bf16, DType::f16};
@@ -135,7 +137,12 @@ void check_levels_and_threads(const F& run) {
       set_threads(3);
       const std::vector<Values> together = run(dtype);
       for (size_t i = 0; i < expected.size(); ++i) {
-        CHECK(alone[i].distance(expected[i]) <= tolerance(dtype));
+        const double distance = alone[i].distance(expected[i]);
+        if (!(distance <= tolerance(dtype))) {
+          fail(__FILE__, __LINE__,
+               "output " + std::to_string(i) + " of dtype " + std::to_string(static_cast<int>(dtype)) +
+                   " is " + std::to_string(distance) + " off the reference");
+        }
         CHECK(together[i].same_bits(alone[i]));
       }
     }

@@ -53,7 +53,7 @@ void test_linear() {
 }
 
 void fuzz_linear(Dice& dice) {
-  const Shape shape = {dice.size(70), dice.size(320), dice.size(600), dice.number(0, 3)};
+  const Shape shape = {dice.size(60), dice.size(130), dice.size(300), dice.number(0, 3)};
   const int64_t layout = dice.number(0, 15);
   check_levels_and_threads(
       [&](DType dtype) { return product(dtype, shape, layout & 1, layout & 2, layout & 4, layout & 8); });

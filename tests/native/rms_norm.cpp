@@ -49,7 +49,7 @@ void test_rms_norm() {
 }
 
 void fuzz_rms_norm(Dice& dice) {
-  const int64_t rows = dice.size(300), columns = dice.size(2000);
+  const int64_t rows = dice.size(150), columns = dice.size(500);
   check_levels_and_threads([&](DType dtype) { return norm(dtype, rows, columns); });
 }
 

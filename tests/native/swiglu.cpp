@@ -45,7 +45,7 @@ void test_swiglu() {
 
 void fuzz_swiglu(Dice& dice) {
   using swiglu::Activation;
-  const int64_t rows = dice.size(20), columns = dice.size(9000);
+  const int64_t rows = dice.size(5), columns = dice.size(3000);
   const Activation activation = dice.coin()   ? Activation::silu
                                 : dice.coin() ? Activation::gelu
                                               : Activation::gelu_tanh;
