@@ -20,8 +20,8 @@
 //
 // Otherwise the loops of blocked.h, with chunks of up to 320 k's:
 //
-//   streamed block    192 rows x 320 k's     120 KB   second-level cache
 //   streamed panel     32 rows x 320 k's      20 KB   first-level cache, while all resident panels pass
+//   streamed block    192 rows x 320 k's     120 KB   second-level cache, where its rows are contiguous
 //   resident panel     32 rows x 320 k's      20 KB   from the second-level cache (512 rows: 320 KB)
 //   sums              192 x 512 floats       384 KB   second-level cache, in registers for a pair of panels
 //
@@ -119,7 +119,7 @@ void product_few_rows(const Product& p, const Plan& plan) {
     for (int64_t unit = begin; unit < end; ++unit) {
       sum_in_place<ATiles, BTiles>(side, unit * kUnitRows, resident, copies);
       store_sums<ATiles, BTiles>(sums);
-      finish_tiles<Out>(p, plan, sums, ATiles, BTiles, unit * kUnitRows, 0);
+      finish_sums<Out>(p, plan, sums, ATiles, BTiles, unit * kUnitRows, 0);
     }
   });
 }

@@ -5,8 +5,8 @@
 //     pack resident                                        parallel
 //     for blocks of up to 6 panels streamed                parallel, each cut at panels of 32 rows
 //       for chunks of k's
-//         pack streamed
-//         for panel streamed, for panel resident: sums of 32 x 32 elements (+)= the kernel's products
+//         for panel streamed: pack it
+//           for panel resident: sums of 32 x 32 elements (+)= the kernel's products
 //       after the last chunk: out = sums + bias, rounded once
 //
 // A kernel is a struct of
@@ -44,43 +44,65 @@ inline int64_t even_piece(int64_t count, int64_t most) {
 
 // VCVTNEPS2BF16 rounds as to_bf16_bits does, in 2 instructions instead of 10; it flushes denormals, which
 // sums never are here.
-inline void store_row(bfloat16* to, Vec v, int64_t lanes) {
+inline __m256i rounded(Vec v) {
 #if defined(__AVX512BF16__)
-  const __m256i bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v));
+  return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v));
 #else
-  const __m256i bits = to_bf16_bits(v);
+  return to_bf16_bits(v);
 #endif
-  _mm256_mask_storeu_epi16(to, first_lanes(lanes), bits);
 }
-inline void store_row(float* to, Vec v, int64_t lanes) { store_partial(to, v, lanes); }
 
-// One tile of sums at (row, column) of out, which may lie beyond its end: a pair of tiles holds a single one
-// there.
-template <class Out>
-void finish_tile(const Product& p, const float* tile, bool transposed, int64_t row, int64_t column) {
-  const int64_t rows = smaller(p.rows - row, kTileRows), columns = smaller(p.columns - column, kTileRows);
-  if (rows <= 0 || columns <= 0) return;
-  alignas(64) float turned[kTileSums];
-  if (transposed) {
-    transpose_words(tile, kLineBytes, turned);
-    tile = turned;
+inline void store_lines(bfloat16* to, Vec first, Vec second, int64_t columns) {
+  const __m512i line = _mm512_inserti64x4(_mm512_castsi256_si512(rounded(first)), rounded(second), 1);
+  if (columns >= 2 * kLanes) {
+    _mm512_storeu_si512(to, line);
+  } else {
+    _mm512_mask_storeu_epi16(to, (__mmask32{1} << columns) - 1, line);
   }
-  const Vec bias = p.bias ? load_lanes(static_cast<const bfloat16*>(p.bias) + column, columns) : zero();
+}
+
+inline void store_lines(float* to, Vec first, Vec second, int64_t columns) {
+  store_lanes(to, first, smaller(columns, kLanes));
+  if (columns > kLanes) store_lanes(to + kLanes, second, smaller(columns - kLanes, kLanes));
+}
+
+// out = sums + bias for up to 16 rows and `columns` columns of two tiles side by side. Whole cache lines are
+// written: rows of out often lie a multiple of 4 KB apart, and half lines would leave the first-level
+// cache before their other half comes.
+template <class Out>
+void finish_tiles(const Product& p, const float* first, const float* second, int64_t row, int64_t column,
+                  int64_t columns) {
+  const int64_t rows = smaller(p.rows - row, kTileRows);
+  const bfloat16* bias = p.bias ? static_cast<const bfloat16*>(p.bias) + column : nullptr;
+  const int64_t lanes[2] = {smaller(columns, kLanes), smaller(columns - kLanes, kLanes)};
+  const Vec add[2] = {bias ? load_lanes(bias, lanes[0]) : zero(),
+                      bias && lanes[1] > 0 ? load_lanes(bias + kLanes, lanes[1]) : zero()};
   Out* out = static_cast<Out*>(p.out) + row * p.columns + column;
   for (int64_t i = 0; i < rows; ++i) {
-    store_row(out + i * p.columns, load(tile + i * kTileRows) + bias, columns);
+    store_lines(out + i * p.columns, load(first + i * kLanes) + add[0], load(second + i * kLanes) + add[1],
+                columns);
   }
 }
 
-// a_tiles x b_tiles tiles of sums, row after row of them, the first at rows `a` of operand A and `b` of B.
+// ATiles x BTiles tiles of sums, row after row of them, the first at rows `a` of operand A and `b` of B.
 template <class Out>
-void finish_tiles(const Product& p, const Plan& plan, const float* sums, int64_t a_tiles, int64_t b_tiles,
-                  int64_t a, int64_t b) {
-  for (int64_t i = 0; i < a_tiles; ++i) {
-    for (int64_t j = 0; j < b_tiles; ++j) {
-      const int64_t row_a = a + i * kTileRows, row_b = b + j * kTileRows;
-      finish_tile<Out>(p, sums + (i * b_tiles + j) * kTileSums, plan.transposed_out,
-                       plan.transposed_out ? row_b : row_a, plan.transposed_out ? row_a : row_b);
+void finish_sums(const Product& p, const Plan& plan, const float* sums, int64_t a_tiles, int64_t b_tiles,
+                 int64_t a, int64_t b) {
+  const bool turn = plan.transposed_out;
+  const int64_t down = turn ? b_tiles : a_tiles, across = turn ? a_tiles : b_tiles;
+  const int64_t row = turn ? b : a, column = turn ? a : b;
+  alignas(64) float turned[2][kTileSums];
+  for (int64_t i = 0; i < down && row + i * kTileRows < p.rows; ++i) {
+    for (int64_t j = 0; j < across && column + j * kTileRows < p.columns; j += 2) {
+      const int64_t columns = smaller(p.columns - column, smaller(across, j + 2) * kTileRows) - j * kTileRows;
+      const float* tiles[2];
+      for (int64_t t = 0; t < 2; ++t) {
+        const int64_t near = smaller(j + t, across - 1);  // of an odd last one, its own copy
+        tiles[t] = sums + (turn ? near * b_tiles + i : i * b_tiles + near) * kTileSums;
+        if (turn) transpose_words(tiles[t], kLineBytes, turned[t]);
+      }
+      finish_tiles<Out>(p, turn ? turned[0] : tiles[0], turn ? turned[1] : tiles[1], row + i * kTileRows,
+                        column + j * kTileRows, columns);
     }
   }
 }
@@ -153,8 +175,8 @@ void product_block(const Product& p, const Plan& plan, const Stretch& stretch, i
                            step == 0};
         Kernel::multiply(pair);
         if (end_step < steps) continue;
-        finish_tiles<Out>(p, plan, pair_sums, ceil_div(pair.a_rows, kTileRows),
-                          ceil_div(pair.b_rows, kTileRows), turn ? their : mine, turn ? mine : their);
+        finish_sums<Out>(p, plan, pair_sums, ceil_div(pair.a_rows, kTileRows),
+                         ceil_div(pair.b_rows, kTileRows), turn ? their : mine, turn ? mine : their);
       }
     }
   }
