@@ -102,14 +102,25 @@ void load_pair(const Backward& b, const float* delta, const Pair& pair, int64_t 
   }
 }
 
-// grad_k and grad_v of a part's keys, and its share of grad_q.
+// The first of a part's blocks that a tile may see, or -1.
+int64_t first_block(const Problem& p, const Tile& t, int64_t part) {
+  const BlockRange seen = visible_blocks(p, t);
+  const int64_t index = seen.first + (part - seen.first % kParts + kParts) % kParts;
+  return index < seen.last ? index : -1;
+}
+
+// grad_k and grad_v of a part's keys, and its share of grad_q; tiles that see none of them are left as they
+// are, but made zero by the first part.
 template <class T>
 void part_backward(const Backward& b, const Pair& pair, int64_t part, float* packed, const KeyBlock& block,
                    TileSpace& space, float* grad_q) {
   const Problem& p = b.problem;
   const TileSizes sizes(p);
   const int64_t tiles = tile_count(p, pair.s);
-  zero_fill(grad_q, tiles * sizes.grad_q);
+  for (int64_t i = 0; i < tiles; ++i) {
+    const bool sees = first_block(p, make_tile(p, pair.s, pair.kv_head, i), part) >= 0;
+    if (sees || part == 0) zero_fill(grad_q + i * sizes.grad_q, sizes.grad_q);
+  }
   for (int64_t index = part; index < block_count(pair.s); index += kParts) {
     const Block keys = make_block(pair.s, index);
     load_block<T>(p, pair.s, pair.kv_head, keys, block);
@@ -127,10 +138,11 @@ void part_backward(const Backward& b, const Pair& pair, int64_t part, float* pac
   }
 }
 
-void add(const float* from, int64_t count, float* to) {
-  for_each_vec(count, [&](int64_t i, int64_t lanes) {
-    store_lanes(to + i, load_lanes(to + i, lanes) + load_lanes(from + i, lanes), lanes);
-  });
+// Adds a part's share of a tile's grad_q.
+void add_part(const Problem& p, const Tile& t, int64_t part, const float* from, float* to) {
+  if (first_block(p, t, part) < 0) return;
+  const int64_t size = row_count(t) * vector_width(p.head_dim);
+  for (int64_t i = 0; i < size; i += kLanes) store(to + i, load(to + i) + load(from + i));
 }
 
 // One pair from beginning to end.
@@ -144,8 +156,12 @@ void pair_backward(const Backward& b, const float* delta, const Pair& pair, floa
   load_pair<T>(b, delta, pair, 0, tiles, at.rows);
   part_backward<T>(b, pair, 0, at.rows, block, space, at.grad_q);
   for (int64_t part = 1; part < smaller(kParts, block_count(pair.s)); ++part) {
-    part_backward<T>(b, pair, part, at.rows, block, space, at.grad_q + size);
-    add(at.grad_q + size, size, at.grad_q);
+    float* share = at.grad_q + size;
+    part_backward<T>(b, pair, part, at.rows, block, space, share);
+    for (int64_t i = 0; i < tiles; ++i) {
+      const Tile t = make_tile(p, pair.s, pair.kv_head, i);
+      add_part(p, t, part, share + i * sizes.grad_q, at.grad_q + i * sizes.grad_q);
+    }
   }
   for (int64_t i = 0; i < tiles; ++i) {
     write_query_gradients<T>(b, make_tile(p, pair.s, pair.kv_head, i), at.grad_q + i * sizes.grad_q);
@@ -220,8 +236,9 @@ void run_parts(const Backward& b, const float* delta, const std::vector<int64_t>
       float* sums = memory_of(task, pair).grad_q + task.index * sizes.grad_q;
       const int64_t part_size = tile_count(p, pair.s) * sizes.grad_q, count = block_count(pair.s);
       if (count == 0) zero_fill(sums, sizes.grad_q);
-      for (int64_t i = 1; i < smaller(kParts, count); ++i) add(sums + i * part_size, sizes.grad_q, sums);
-      write_query_gradients<T>(b, make_tile(p, pair.s, pair.kv_head, task.index), sums);
+      const Tile t = make_tile(p, pair.s, pair.kv_head, task.index);
+      for (int64_t i = 1; i < smaller(kParts, count); ++i) add_part(p, t, i, sums + i * part_size, sums);
+      write_query_gradients<T>(b, t, sums);
     }
   });
 }
