@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import pytest
@@ -246,3 +247,37 @@ def test_zero_sizes(isa: str, shape: tuple[int, ...]) -> None:
     assert out.shape == q.shape
     assert not out.any()
     assert not any(g.any() for g in grads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_blocks_that_a_boolean_mask_hides_change_no_bits(isa: str, dtype: torch.dtype) -> None:
+    if isa == "scalar":
+        pytest.skip("the reference knows no blocks")
+    q, k, v = (t.detach().to(dtype) for t in qkv(7, 130, 530))
+    mask = torch.ones(130, 530, dtype=torch.bool)
+    mask[:, :256] = False
+    with torch.no_grad():
+        k[:, :, 5], v[:, :, 9] = torch.nan, torch.inf
+    masked = attention(q, k, v, attn_mask=mask, return_lse=True)
+    cut = attention(q, k[:, :, 256:], v[:, :, 256:], return_lse=True)
+    for a, b in zip(masked, cut, strict=True):
+        assert torch.equal(a, b)
+
+
+def far_apart(x: Tensor) -> Tensor:
+    """x with its second dimension 2^31 elements apart, in memory of which only what is touched exists."""
+    stride = 2**31 + 64
+    size = x.element_size() * (stride * (x.shape[1] - 1) + x[0, 0].numel())
+    memory = torch.frombuffer(mmap.mmap(-1, size), dtype=x.dtype)
+    return memory.as_strided(x[:1].shape, (0, stride, x.shape[-1], 1)).copy_(x[:1])
+
+
+def test_offsets_past_32_bits(isa: str) -> None:
+    q, k, v = (t.detach().bfloat16()[:1] for t in qkv(8, 5, 9, heads=2, kv_heads=2))
+    near = [t.requires_grad_() for t in (q, k, v)]
+    far = [far_apart(t.detach()).requires_grad_() for t in (q, k, v)]
+    results = []
+    for inputs in (near, far):
+        results.append(with_grads(inputs, *inputs, is_causal=True))
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)

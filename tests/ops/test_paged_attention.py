@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from itertools import pairwise
 from typing import Any
 
@@ -219,6 +220,19 @@ def test_zero_sizes(isa: str, shape: tuple[int, int, int]) -> None:
     write_kv(k, k, cache, torch.zeros(batch, q_len, dtype=torch.int64), table)
     q = torch.zeros(batch, heads, q_len, 8, dtype=torch.bfloat16)
     assert paged_attention(q, cache, table, lengths).shape == q.shape
+
+
+def test_pages_past_32_bits(isa: str) -> None:
+    near = PagedKVCache.zeros(2, 1, 8, page_size=16)
+    stride = 2**31 + 64
+    memory = torch.frombuffer(mmap.mmap(-1, 2 * (stride + 1024)), dtype=torch.bfloat16)
+    far = PagedKVCache(memory.as_strided(near.data.shape, (stride, 1, 1)), 16, 8, 8)
+    k, q = normal(0, 1, 1, 20, 8, dtype=torch.bfloat16), normal(1, 1, 2, 3, 8, dtype=torch.bfloat16)
+    table, lengths = torch.tensor([[1, 0]]), torch.tensor([20])
+    for cache in (near, far):
+        write_kv(k, k, cache, torch.arange(20)[None], table)
+    assert torch.equal(near.data, far.data)
+    assert torch.equal(paged_attention(q, near, table, lengths), paged_attention(q, far, table, lengths))
 
 
 def small() -> dict[str, Any]:

@@ -17,9 +17,10 @@
 namespace pyllm::attention {
 namespace {
 
-// Floats of packed keys and values a wave may have: 16 MB stay in the last-level cache, and in the scratch
-// that threads keep.
-constexpr int64_t kWaveFloats = int64_t{1} << 22;
+// A wave takes kv heads until their packed keys and values, in floats, fill this much of the last-level cache
+// (4 MB) and there are kWantedTasks tiles; but never more than threads keep as scratch (16 MB).
+constexpr int64_t kWaveFloats = int64_t{1} << 20;
+constexpr int64_t kMostWaveFloats = int64_t{1} << 22;
 
 // Pairs (sequence, kv head) [begin, end), with their packed blocks if they have any.
 struct Wave {
@@ -42,12 +43,25 @@ struct Wave {
   return before(pair) - before(w.begin);
 }
 
+// True if the dense mask is boolean and no row of the tile may attend to any key of the block.
+[[maybe_unused]] inline bool hidden_by_mask(const Problem& p, const Tile& t, const Block& b) {
+  if (!p.mask.data || !p.mask.boolean) return false;
+  uint8_t any = 0;
+  for_each_row(t, [&](int64_t, int64_t head, int64_t query) {
+    if (any) return;
+    const uint8_t* attend =
+        static_cast<const uint8_t*>(p.mask.data) + mask_row(p.mask.strides, t.s, head, query);
+    for (int64_t key = b.first; key < b.first + b.keys; ++key) any |= attend[key * p.mask.strides.key];
+  });
+  return !any;
+}
+
 // Joins block `index` to the sums of a tile whose queries are loaded.
 template <class Level>
 [[maybe_unused]] void attend(const Problem& p, const Wave& w, const Tile& t, int64_t index,
                              const typename Level::Workspace& space, const Sums& into) {
   const Block b = make_block(t.s, index);
-  if (visible_columns(p, t, b).last == 0) return;
+  if (visible_columns(p, t, b).last == 0 || hidden_by_mask(p, t, b)) return;
   const float* packed = nullptr;
   if (w.is_packed(p, t.s)) {
     const int64_t pair = (&t.s - p.sequence) * p.kv_heads + t.kv_head;
@@ -143,11 +157,13 @@ template <class Level>
   }
   const int64_t size = Level::packed_floats(p);
   for (Wave w = {0, 0, nullptr}; w.begin < pairs; w.begin = w.end) {
-    int64_t floats = 0;
+    int64_t floats = 0, tiles = 0;
     for (w.end = w.begin; w.end < pairs; ++w.end) {
       const int64_t more = block_count(p, w.end) * size;
-      if (w.end > w.begin && floats + more > kWaveFloats) break;
+      const int64_t limit = tiles < kWantedTasks ? kMostWaveFloats : kWaveFloats;
+      if (w.end > w.begin && floats + more > limit) break;
       floats += more;
+      tiles += tile_count(p, p.sequence[w.end / p.kv_heads]);
     }
     const pyllm::Scratch packed(floats);
     w.packed = packed.get();
