@@ -48,11 +48,8 @@ struct Chains {
     return stride == 1 ? k : k % kLanes * length + k / static_cast<int64_t>(kLanes);
   }
   int64_t step() const { return stride == 1 ? 1 : length; }
-  // Terms of chain j in a block with `rest` k's.
-  int64_t terms(int64_t j, int64_t rest) const {
-    const int64_t after = stride == 1 ? rest - j * length : (rest - j + kLanes - 1) / kLanes;
-    return after < 0 ? 0 : after < length ? after : length;
-  }
+  // The chain that takes the block's k-th k.
+  int64_t chain_of(int64_t k) const { return stride == 1 ? k / length : k % kLanes; }
 };
 
 [[maybe_unused]] inline Chains chains_of(int64_t depth) {
@@ -102,37 +99,26 @@ template <int Width, class T>
   }
 }
 
-// The right operand's rows of one block: term i of chain j is the vectors at data + j * chain + i * term.
-template <class T>
-struct ChainRows {
-  const T* data;
-  int64_t chain, term;
-  int64_t rest;  // k's there are in the block
-};
-
-[[maybe_unused]] inline ChainRows<float> packed_rows(const float* panel, const Chains& chains) {
-  return {panel, chains.length * kWidePanel, kWidePanel, chains.depth()};
-}
-
-// sums (+)= one chain: Rows x Vecs vectors, `stride` floats from row to row.
-template <int Rows, int Vecs, class T>
-[[maybe_unused]] void add_chain(const float* a, const T* b, int64_t term, int64_t terms, bool first,
-                                float* sums, int64_t stride) {
+// sums (+)= one chain: Rows x Vecs vectors, `stride` floats from row to row. `a` and `b` are the chain in a
+// strip and in a panel.
+template <int Rows, int Vecs>
+[[maybe_unused]] void add_chain(const float* a, const float* b, int64_t terms, bool first, float* sums,
+                                int64_t stride) {
   Vec acc[Rows][Vecs] = {};
-  for (int64_t i = 0; i < terms; ++i, a += kStripRows, b += term) {
+  for (int64_t i = 0; i < terms; ++i, a += kStripRows, b += kWidePanel) {
     Vec row[Vecs];
-#pragma GCC unroll 16
+#pragma GCC unroll 4
     for (int v = 0; v < Vecs; ++v) row[v] = load(b + v * kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
       const Vec x = set1(a[r]);
-#pragma GCC unroll 16
+#pragma GCC unroll 4
       for (int v = 0; v < Vecs; ++v) acc[r][v] = fma(x, row[v], acc[r][v]);
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 16
+#pragma GCC unroll 4
     for (int v = 0; v < Vecs; ++v) {
       float* to = sums + r * stride + v * kLanes;
       store(to, first ? acc[r][v] : load(to) + acc[r][v]);
@@ -140,23 +126,24 @@ template <int Rows, int Vecs, class T>
   }
 }
 
-// One block's chains of a strip of Rows <= kStripRows rows, added to sums; the first block starts them.
-template <int Rows, int Vecs, class T>
-[[maybe_unused]] void chain_tile(const float* strip, const ChainRows<T>& right, const Chains& chains,
-                                 bool first, float* sums, int64_t stride) {
+// One block's chains of Rows <= kStripRows rows and a panel's first Vecs vectors, added to sums; the first
+// block starts them.
+template <int Rows, int Vecs>
+[[maybe_unused]] void chain_tile(const float* strip, const float* panel, const Chains& chains, bool first,
+                                 float* sums, int64_t stride) {
   constexpr int kUpper = Rows < kHalfStrip ? Rows : kHalfStrip;
   for (int64_t j = 0; j < chains.count; ++j) {
     const float* a = strip + j * chains.length * kStripRows;
-    const T* b = right.data + j * right.chain;
-    const int64_t terms = chains.terms(j, right.rest);
-    add_chain<kUpper, Vecs>(a, b, right.term, terms, first && j == 0, sums, stride);
+    const float* b = panel + j * chains.length * kWidePanel;
+    const bool start = first && j == 0;
+    add_chain<kUpper, Vecs>(a, b, chains.length, start, sums, stride);
     if constexpr (Rows > kUpper) {
-      add_chain<Rows - kUpper, Vecs>(a + kUpper, b, right.term, terms, first && j == 0,
-                                     sums + kUpper * stride, stride);
+      add_chain<Rows - kUpper, Vecs>(a + kUpper, b, chains.length, start, sums + kUpper * stride, stride);
     }
   }
 }
 
+// The next smaller tile.
 constexpr int next_rows(int rows) {
   return rows > kHalfStrip + kHalfStrip / 2 ? kHalfStrip + kHalfStrip / 2
          : rows > kHalfStrip                ? kHalfStrip
@@ -179,7 +166,7 @@ template <int Rows = kStripRows, int Vecs = kTileVecs>
       return panel_tile<kNext, Vecs>(rows, columns, strip, panel, chains, first, sums, stride);
     }
   }
-  chain_tile<Rows, Vecs>(strip, packed_rows(panel, chains), chains, first, sums, stride);
+  chain_tile<Rows, Vecs>(strip, panel, chains, first, sums, stride);
 }
 
 // C (m x n) = A B of two packed matrices. C has room for rows up to a multiple of kStripRows and columns up

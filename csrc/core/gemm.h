@@ -30,6 +30,11 @@ constexpr int64_t panels(int64_t n) { return (n + kPanel - 1) / kPanel; }
 // Floats needed to pack a K x N matrix.
 constexpr int64_t packed_size(int64_t k, int64_t n) { return panels(n) * kPanel * k; }
 
+constexpr int64_t kAhead = 8;  // rows that packing asks for in advance
+
+// Of `count` elements, those that a vector takes.
+constexpr int64_t lanes_of(int64_t count) { return count < 0 ? 0 : count < kLanes ? count : kLanes; }
+
 // Where a panel keeps row k: at row order(k). Rows k .. k + kLanes - 1 of a whole vector are order.step()
 // apart.
 struct Ascending {
@@ -42,17 +47,25 @@ struct Ascending {
 template <int Width, class T, class Order = Ascending>
 [[maybe_unused]] void pack_panel(const T* b, int64_t stride_k, int64_t stride_n, int64_t k_count,
                                  int64_t columns, float* packed, const Order& order = {}) {
-  for (int v = 0; v < Width; v += kLanes) {
-    const int64_t room = Width - v < kLanes ? Width - v : kLanes;
-    const int64_t lanes = columns - v < 0 ? 0 : columns - v < room ? columns - v : room;
-    const T* from = b + v * stride_n;
-    if (stride_n == 1) {
-      for (int64_t k = 0; k < k_count; ++k) {
-        store_lanes(packed + order(k) * Width + v, load_lanes(from + k * stride_k, lanes), room);
+  if (stride_n == 1) {
+    for (int64_t k = 0; k < k_count; ++k) {
+      const T* from = b + k * stride_k;
+      float* to = packed + order(k) * Width;
+#pragma GCC unroll 8
+      for (int v = 0; v < Width; v += kLanes) {
+        // Rows lie far apart, where the hardware does not look ahead.
+        __builtin_prefetch(from + kAhead * stride_k + v);
+        store_lanes(to + v, load_lanes(from + v, lanes_of(columns - v)), lanes_of(Width - v));
       }
-    } else if (stride_k == 1) {
+    }
+    return;
+  }
+  for (int v = 0; v < Width; v += kLanes) {
+    const int64_t room = lanes_of(Width - v), lanes = lanes_of(columns - v);
+    const T* from = b + v * stride_n;
+    if (stride_k == 1) {
       for (int64_t k = 0; k < k_count; k += kLanes) {
-        const int64_t depth = k_count - k < kLanes ? k_count - k : kLanes;
+        const int64_t depth = lanes_of(k_count - k);
         Vec block[kLanes];
         load_transposed(from + k, stride_n, lanes, depth, block);
         float* to = packed + order(k) * Width + v;

@@ -79,17 +79,71 @@ inline Vec unpack_pairs_high(Vec a, Vec b) {
 
 #endif
 
+// block[i] lane n = src[n * stride + i]: a whole block.
+template <class T>
+[[maybe_unused]] inline void load_transposed(const T* src, int64_t stride, Vec (&block)[kLanes]) {
+#pragma GCC unroll 16
+  for (int n = 0; n < kLanes; ++n) block[n] = load(src + n * stride);
+  transpose(block);
+}
+
+#if defined(__AVX512F__)
+
+// Floats are put into their 128-bit lane as they are loaded, which takes any port: half the shuffles remain.
+inline Vec load_quads(const float* src, int64_t stride) {
+  const __m512 a = _mm512_castps128_ps512(_mm_loadu_ps(src));
+  const __m512 b = _mm512_insertf32x4(a, _mm_loadu_ps(src + stride), 1);
+  const __m512 c = _mm512_insertf32x4(b, _mm_loadu_ps(src + 2 * stride), 2);
+  return _mm512_insertf32x4(c, _mm_loadu_ps(src + 3 * stride), 3);
+}
+
+[[maybe_unused]] inline void load_transposed(const float* src, int64_t stride, Vec (&block)[kLanes]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kLanes; i += 4) {
+    const Vec q0 = load_quads(src + i, 4 * stride), q1 = load_quads(src + stride + i, 4 * stride);
+    const Vec q2 = load_quads(src + 2 * stride + i, 4 * stride);
+    const Vec q3 = load_quads(src + 3 * stride + i, 4 * stride);
+    const Vec low01 = _mm512_unpacklo_ps(q0, q1), high01 = _mm512_unpackhi_ps(q0, q1);
+    const Vec low23 = _mm512_unpacklo_ps(q2, q3), high23 = _mm512_unpackhi_ps(q2, q3);
+    block[i] = unpack_pairs_low(low01, low23);
+    block[i + 1] = unpack_pairs_high(low01, low23);
+    block[i + 2] = unpack_pairs_low(high01, high23);
+    block[i + 3] = unpack_pairs_high(high01, high23);
+  }
+}
+
+#elif defined(__AVX2__)
+
+// Floats are put into their 128-bit lane as they are loaded, which takes any port: two thirds of the shuffles
+// remain.
+inline Vec load_quads(const float* src, int64_t stride) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(src)), _mm_loadu_ps(src + stride), 1);
+}
+
+[[maybe_unused]] inline void load_transposed(const float* src, int64_t stride, Vec (&block)[kLanes]) {
+#pragma GCC unroll 2
+  for (int i = 0; i < kLanes; i += 4) {
+    const Vec q0 = load_quads(src + i, 4 * stride), q1 = load_quads(src + stride + i, 4 * stride);
+    const Vec q2 = load_quads(src + 2 * stride + i, 4 * stride);
+    const Vec q3 = load_quads(src + 3 * stride + i, 4 * stride);
+    const Vec low01 = _mm256_unpacklo_ps(q0, q1), high01 = _mm256_unpackhi_ps(q0, q1);
+    const Vec low23 = _mm256_unpacklo_ps(q2, q3), high23 = _mm256_unpackhi_ps(q2, q3);
+    block[i] = _mm256_shuffle_ps(low01, low23, 0x44);
+    block[i + 1] = _mm256_shuffle_ps(low01, low23, 0xee);
+    block[i + 2] = _mm256_shuffle_ps(high01, high23, 0x44);
+    block[i + 3] = _mm256_shuffle_ps(high01, high23, 0xee);
+  }
+}
+
+#endif
+
 // block[i] lane n = src[n * stride + i] for n < lanes and i < depth, otherwise zero.
 template <class T>
 [[maybe_unused]] inline void load_transposed(const T* src, int64_t stride, int64_t lanes, int64_t depth,
                                              Vec (&block)[kLanes]) {
-  if (lanes == kLanes && depth == kLanes) {
+  if (lanes == kLanes && depth == kLanes) return load_transposed(src, stride, block);
 #pragma GCC unroll 16
-    for (int n = 0; n < kLanes; ++n) block[n] = load(src + n * stride);
-  } else {
-#pragma GCC unroll 16
-    for (int n = 0; n < kLanes; ++n) block[n] = n < lanes ? load_lanes(src + n * stride, depth) : zero();
-  }
+  for (int n = 0; n < kLanes; ++n) block[n] = n < lanes ? load_lanes(src + n * stride, depth) : zero();
   transpose(block);
 }
 

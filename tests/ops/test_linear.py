@@ -30,6 +30,15 @@ def test_error_rule(isa: str, shape: tuple[int, ...], out: int, dtype: torch.dty
     check_op(linear, linear_reference, [x, weight])
 
 
+@pytest.mark.parametrize("rows", [1, 2, 8, 40])
+@pytest.mark.parametrize("depth", [64, 256, 257, 576, 1100, 2048, 16384])
+def test_error_rule_of_float32_sums(isa: str, rows: int, depth: int) -> None:
+    """Short and long chains of every kernel; plain PyTorch is most accurate where the rows are few."""
+    x, weight, _ = inputs((rows, depth), 16 if isa == "scalar" else 100, torch.float32)
+    exact = linear_reference(x.detach().double(), weight.detach().double())
+    assert_as_accurate(linear(x, weight).detach(), linear_reference(x, weight).detach(), exact)
+
+
 def test_error_rule_of_long_sums() -> None:
     x, weight, bias = inputs((7, 9000), 5, torch.float32)
     check_op(linear, linear_reference, [x, weight, bias])
@@ -77,7 +86,7 @@ def test_compiles_with_inductor() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(500, 96), (2, 300)], ids=str)
+@pytest.mark.parametrize("shape", [(500, 96), (2, 300), (7, 1500), (40, 1500)], ids=str)
 def test_same_bits_at_any_thread_count(isa: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x, weight, bias = inputs(shape, 80 if isa == "scalar" else 200, dtype)
 
@@ -105,10 +114,26 @@ def test_a_row_does_not_see_its_batch(isa: str, dtype: torch.dtype) -> None:
             assert torch.equal(part, all_rows[first : first + count])
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("depth", "out"), [(100, 300), (300, 1100), (2100, 50)])
+def test_any_number_of_rows_gives_the_same_bits(isa: str, depth: int, out: int, dtype: torch.dtype) -> None:
+    """Forward and input gradient of 1 to 300 rows, which take every path, against the whole batch."""
+    if isa == "scalar":
+        depth, out = depth // 20, out // 20
+    x, weight, _ = (t.detach() for t in inputs((300, depth), out, dtype))
+    grad = torch.randn(300, out, generator=torch.Generator().manual_seed(1)).to(dtype)
+    y, grad_x = linear(x, weight), linear(grad, weight.t())
+    for count in (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 31, 33, 100, 299):
+        for first in (0, 300 - count):
+            rows = slice(first, first + count)
+            assert torch.equal(linear(x[rows], weight), y[rows])
+            assert torch.equal(linear(grad[rows], weight.t()), grad_x[rows])
+
+
 @given(
-    rows=st.integers(0, 30),
-    depth=st.integers(0, 40),
-    out=st.integers(0, 40),
+    rows=st.integers(0, 40),
+    depth=st.integers(0, 40) | st.integers(250, 600),
+    out=st.integers(0, 70),
     layout=st.sampled_from(["plain", "transposed", "strided"]),
     seed=st.integers(0, 99),
 )
@@ -116,7 +141,7 @@ def test_a_row_does_not_see_its_batch(isa: str, dtype: torch.dtype) -> None:
 def test_any_strides(rows: int, depth: int, out: int, layout: str, seed: int) -> None:
     x, weight, bias = (t.detach() for t in inputs((rows, depth), out, torch.float32, seed))
     expected = linear(x, weight, bias)
-    torch.testing.assert_close(expected, linear_reference(x, weight, bias))
+    torch.testing.assert_close(expected, linear_reference(x, weight, bias), rtol=1e-5, atol=1e-4)
     if layout == "transposed":
         x, weight = (t.t().contiguous().t() for t in (x, weight))
     if layout == "strided":
@@ -154,6 +179,48 @@ def test_follows_the_weight() -> None:
         assert linear(x, inference_weight).eq(12).all()
     other = copy.deepcopy(weight).add_(1)
     assert linear(x, other).eq(12).all()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 50])
+def test_follows_every_change_of_the_weight(rows: int) -> None:
+    """An optimizer's step, a copy under no_grad, a write through a view, new storage, a transposed twin."""
+    x = torch.randn(rows, 300, generator=torch.Generator().manual_seed(1))
+    weight = torch.nn.Parameter(torch.randn(70, 300, generator=torch.Generator().manual_seed(2)))
+
+    def check() -> None:
+        now = weight.detach().clone()
+        assert torch.equal(linear(x, weight), linear(x, now))
+        torch.testing.assert_close(linear(x, weight), linear_reference(x, now), rtol=1e-5, atol=1e-4)
+
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    for _ in range(2):
+        linear(x, weight).square().sum().backward()
+        optimizer.step()
+        check()
+    with torch.no_grad():
+        weight.copy_(torch.ones_like(weight))
+    check()
+    weight.detach().view(-1)[5:9] = 7
+    check()
+    weight.data = torch.full_like(weight, 3)
+    check()
+    weight.data = weight.data.t().contiguous().t()
+    check()
+
+
+def test_more_elements_than_32_bits_count() -> None:
+    """Pages of zeros that nobody writes cost no memory."""
+    try:
+        weight = torch.zeros(2**16 + 3, 2**15, dtype=torch.bfloat16)
+    except RuntimeError:
+        pytest.skip("4 GB of address space are not to be had")
+    weight[-1] = 1
+    assert linear(torch.ones(1, 2**15, dtype=torch.bfloat16), weight)[0, -1] == 2**15
+    grad = torch.zeros(1, 2**16 + 3, dtype=torch.bfloat16)
+    grad[0, -1] = 2
+    assert linear(grad, weight.t()).eq(2).all()
+    x = weight.view(-1).as_strided((2, 300), (2**31 + 2**15 + 2**15 - 300, 1), 2**15)
+    assert linear(x, torch.ones(20, 300, dtype=torch.bfloat16)).eq(torch.tensor([[0.0], [300.0]])).all()
 
 
 def test_autocast_lowers() -> None:

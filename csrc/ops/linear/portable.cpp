@@ -11,10 +11,9 @@
 //         for strip, for panel: a register tile                 its sums: first-level cache
 //       out = sums + bias, rounded once                         after the last block, tile by tile
 //
-// Few rows, right operand contiguous along the columns (grad_x): the same tiles, as wide as the registers
-// allow, read the right operand where it lies.
+// One row, right operand contiguous along the columns: product_stream.
 //
-// Few rows, right operand contiguous along k (decoding): see few_rows.h.
+// Few rows, right operand contiguous along k (decoding): few_rows.h.
 #include <atomic>
 
 #include "core/parallel.h"
@@ -26,7 +25,8 @@ namespace {
 constexpr int64_t kLeftFloats = int64_t{1} << 22;   // 16 MB of packed left operand at most
 constexpr int64_t kRightFloats = int64_t{1} << 17;  // 512 KB of panels
 constexpr int64_t kMostColumns = 256;
-constexpr int64_t kTasks = 16;  // rows are cut too where columns alone make fewer tasks
+constexpr int64_t kStreamColumns = 512;  // 2 KB of a row at a time, 32 KB of chains
+constexpr int64_t kTasks = 16;           // rows are cut too where columns alone make fewer tasks
 
 // Calls f(task, scratch of `floats`) for all tasks: a free thread takes the next, so that one the system
 // holds up delays no other.
@@ -41,7 +41,7 @@ void for_each_task(int64_t tasks, int64_t floats, const F& f) {
   });
 }
 
-struct Block {
+struct Area {
   int64_t row, rows, column, columns;
 };
 
@@ -60,29 +60,42 @@ void prefetch_out(const Product& p, int64_t row, int64_t rows, int64_t column) {
   }
 }
 
-// One task: out[block] from the packed strips, whose first row is the block's.
+// One block of depth of one tile of out; `tile` says where out is.
 template <class T>
-void product_block(const Product& p, const Block& block, const float* strips, const Chains& chains,
-                   float* scratch) {
+void product_tile(const Product& p, const Area& tile, const float* strip, const float* panel,
+                  const Chains& chains, int64_t block, float* sums) {
+  const bool last = block + 1 == chains.blocks;
+  if (last) prefetch_out(p, tile.row, tile.rows, tile.column);
+  const bool full = tile.rows == kStripRows && tile.columns == kWidePanel;
+  if (full && chains.blocks * chains.count == 1 && p.out_dtype == DType::f32 && !p.bias) {
+    // A single chain is a whole sum and goes where it belongs.
+    float* out = static_cast<float*>(p.out) + tile.row * p.columns + tile.column;
+    return panel_tile(tile.rows, tile.columns, strip, panel, chains, true, out, p.columns);
+  }
+  panel_tile(tile.rows, tile.columns, strip, panel, chains, block == 0, sums, kWidePanel);
+  if (last) finish_tile<T>(p, tile.row, tile.rows, tile.column, tile.columns, sums, kWidePanel);
+}
+
+// One task: out[area] from the packed strips, whose first row is the area's.
+template <class T>
+void product_area(const Product& p, const Area& area, const float* strips, const Chains& chains,
+                  float* scratch) {
   alignas(kCacheLine) float tile[kStripRows * kWidePanel];
-  const int64_t width = ceil_div(block.columns, kWidePanel) * kWidePanel;
+  const int64_t width = ceil_div(area.columns, kWidePanel) * kWidePanel;
   float* tiles = scratch + width * chains.depth();
   for (int64_t b = 0; b < chains.blocks; ++b) {
     const int64_t k = b * chains.depth(), rest = smaller(p.depth - k, chains.depth());
-    for (int64_t n = 0; n < block.columns; n += kWidePanel) {
-      pack_chains<kWidePanel>(at<T>(p.right, block.column + n, k), p.right.stride_k, p.right.stride, rest,
-                              smaller(block.columns - n, kWidePanel), chains, scratch + n * chains.depth());
+    for (int64_t n = 0; n < area.columns; n += kWidePanel) {
+      pack_chains<kWidePanel>(at<T>(p.right, area.column + n, k), p.right.stride_k, p.right.stride, rest,
+                              smaller(area.columns - n, kWidePanel), chains, scratch + n * chains.depth());
     }
-    const bool last = b + 1 == chains.blocks;
-    for (int64_t row = 0; row < block.rows; row += kStripRows) {
+    for (int64_t row = 0; row < area.rows; row += kStripRows) {
       const float* strip = strips + row * chains.padded_depth() + k * kStripRows;
-      for (int64_t n = 0; n < block.columns; n += kWidePanel) {
+      for (int64_t n = 0; n < area.columns; n += kWidePanel) {
+        const Area at = {area.row + row, smaller(area.rows - row, kStripRows), area.column + n,
+                         smaller(area.columns - n, kWidePanel)};
         float* sums = chains.blocks == 1 ? tile : tiles + row * width + n * kStripRows;
-        const int64_t rows = smaller(block.rows - row, kStripRows);
-        const int64_t columns = smaller(block.columns - n, kWidePanel);
-        if (last) prefetch_out(p, block.row + row, rows, block.column + n);
-        panel_tile(rows, columns, strip, scratch + n * chains.depth(), chains, b == 0, sums, kWidePanel);
-        if (last) finish_tile<T>(p, block.row + row, rows, block.column + n, columns, sums, kWidePanel);
+        product_tile<T>(p, at, strip, scratch + n * chains.depth(), chains, b, sums);
       }
     }
   }
@@ -124,9 +137,9 @@ void product_stretch(const Product& p, int64_t first, int64_t count, const Chain
   const int64_t floats = scratch_size(chains, smaller(block_rows, count), columns);
   for_each_task(column_blocks * row_blocks, floats, [&](int64_t task, float* scratch) {
     const int64_t row = task % row_blocks * block_rows, column = task / row_blocks * columns;
-    const Block block = {first + row, smaller(count - row, block_rows), column,
-                         smaller(p.columns - column, columns)};
-    product_block<T>(p, block, strips + row * chains.padded_depth(), chains, scratch);
+    const Area area = {first + row, smaller(count - row, block_rows), column,
+                       smaller(p.columns - column, columns)};
+    product_area<T>(p, area, strips + row * chains.padded_depth(), chains, scratch);
   });
 }
 
@@ -142,36 +155,41 @@ void product_many_rows(const Product& p, const Chains& chains) {
   }
 }
 
-// Rows x Vecs vectors of out, the right operand read in place.
-template <int Rows, int Vecs, class T>
-void product_in_place(const Product& p, const float* strip, const Chains& chains, int64_t column) {
-  alignas(kCacheLine) float sums[Rows * Vecs * kLanes];
-  const int64_t row = p.right.stride_k, chain = chains.stride == 1 ? chains.length * row : row;
+// One row, kStreamColumns columns of right from column on: right is read row after row as it lies, and all
+// chains of a block are open at once, in the first-level cache.
+template <class T>
+void product_stream(const Product& p, const float* left, const Chains& chains, int64_t column,
+                    float* scratch) {
+  const int64_t width = smaller(p.columns - column, kStreamColumns), stride = kStreamColumns;
+  float* sums = scratch + chains.count * stride;
   for (int64_t b = 0; b < chains.blocks; ++b) {
-    const int64_t k = b * chains.depth();
-    const ChainRows<T> right = {at<T>(p.right, column, k), chain, chains.stride * row, p.depth - k};
-    chain_tile<Rows, Vecs>(strip + k * kStripRows, right, chains, b == 0, sums, Vecs * kLanes);
+    const int64_t first = b * chains.depth(), rest = smaller(p.depth - first, chains.depth());
+    for (int64_t i = 0; i < chains.count * stride; ++i) scratch[i] = 0.0f;
+    for (int64_t k = 0; k < rest; ++k) {
+      const T* from = at<T>(p.right, column, first + k);
+      float* chain = scratch + chains.chain_of(k) * stride;
+      const Vec x = set1(left[first + k]);
+      for_each_vec(width, [&](int64_t n, int64_t lanes) {
+        __builtin_prefetch(from + n + kAhead * p.right.stride_k);
+        store(chain + n, fma(x, load_lanes(from + n, lanes), load(chain + n)));
+      });
+    }
+    for (int64_t n = 0; n < width; n += kLanes) {
+      Vec sum = b == 0 ? load(scratch + n) : load(sums + n) + load(scratch + n);
+      for (int64_t j = 1; j < chains.count; ++j) sum = sum + load(scratch + j * stride + n);
+      store(sums + n, sum);
+    }
   }
-  finish_tile<T>(p, 0, p.rows, column, Vecs * kLanes, sums, Vecs * kLanes);
+  finish_tile<T>(p, 0, 1, column, width, sums, width);
 }
 
-// At most kStripRows rows: whole tiles of columns in place, the rest packed.
-template <int Rows = kStripRows, class T>
-void product_wide_tiles(const Product& p, const Chains& chains) {
-  if constexpr (Rows > 1) {
-    constexpr int kNext = next_rows(Rows);
-    if (p.rows <= kNext) return product_wide_tiles<kNext, T>(p, chains);
-  }
-  constexpr int kFitting = kHalfStrip * kTileVecs / (Rows < kHalfStrip ? Rows : kHalfStrip);
-  constexpr int kVecs = kFitting < 8 ? kFitting : 8;
-  constexpr int64_t kWidth = kVecs * kLanes;
-  const auto strip = make_aligned<float>(kStripRows * chains.padded_depth());
-  pack_left<T>(p, 0, p.rows, chains, strip.get());
-  const int64_t tiles = p.columns / kWidth, edge = tiles * kWidth;
-  const int64_t floats = scratch_size(chains, p.rows, p.columns - edge);
-  for_each_task(tiles + (edge < p.columns), floats, [&](int64_t task, float* scratch) {
-    if (task < tiles) return product_in_place<Rows, kVecs, T>(p, strip.get(), chains, task * kWidth);
-    product_block<T>(p, {0, p.rows, edge, p.columns - edge}, strip.get(), chains, scratch);
+template <class T>
+void product_one_row(const Product& p, const Chains& chains) {
+  const auto left = make_aligned<float>(p.depth);
+  for (int64_t k = 0; k < p.depth; ++k) left[k] = to_accumulator(*at<T>(p.left, 0, k));
+  const int64_t floats = (chains.count + 1) * kStreamColumns;
+  for_each_task(ceil_div(p.columns, kStreamColumns), floats, [&](int64_t task, float* scratch) {
+    product_stream<T>(p, left.get(), chains, task * kStreamColumns, scratch);
   });
 }
 
@@ -180,8 +198,8 @@ void product_as(const Product& p) {
   const Chains chains = chains_of(p.depth);
   if (p.rows <= kFewRows && p.right.stride_k == 1 && chains.stride > 1) {
     product_few_rows<T>(p, chains);
-  } else if (p.rows <= kStripRows && p.right.stride == 1 && p.depth > 0) {
-    product_wide_tiles<kStripRows, T>(p, chains);
+  } else if (p.rows == 1 && p.right.stride == 1) {
+    product_one_row<T>(p, chains);
   } else {
     product_many_rows<T>(p, chains);
   }
