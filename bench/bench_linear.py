@@ -30,13 +30,15 @@ PASSES = ("forward", "dX", "dW")
 CONTENDERS: dict[str, Callable[..., Tensor]] = {OURS: linear, rivals.TORCH: torch.nn.functional.linear}
 
 
-def build(dtype: torch.dtype, shape: tuple[int, int], rows: int, which: str) -> dict[str, Call]:
+def build(
+    dtype: torch.dtype, shape: tuple[int, int], rows: int, which: str, rotate: bool = True
+) -> dict[str, Call]:
     depth, width = shape
     x, weight, grad = (
         randn(*size, dtype=dtype, seed=seed) / 8
         for seed, size in enumerate(((rows, depth), (width, depth), (rows, width)))
     )
-    copies = copies_of(weight.nbytes) if rows <= ROTATING_ROWS else 1
+    copies = copies_of(weight.nbytes) if rotate and rows <= ROTATING_ROWS else 1
     return rotating([_calls(x, weight.clone(), grad, which) for _ in range(copies)])
 
 
@@ -52,12 +54,18 @@ def _calls(x: Tensor, weight: Tensor, grad: Tensor, which: str) -> dict[str, Cal
 
 
 def case(
-    model: str, dtype: torch.dtype, shape: tuple[int, int], rows: int, which: str, quick: bool = False
+    model: str,
+    dtype: torch.dtype,
+    shape: tuple[int, int],
+    rows: int,
+    which: str,
+    quick: bool = False,
+    rotate: bool = True,
 ) -> Case:
     depth, width = shape
     moved = dtype.itemsize * (rows * depth + depth * width + rows * width)
     name = f"{model} {rows} x {depth} -> {width} {short(dtype)}"
-    make = functools.partial(build, dtype, shape, rows, which)
+    make = functools.partial(build, dtype, shape, rows, which, rotate)
     return Case(name, dtype, which, moved, 2 * rows * depth * width, make, quick=quick)
 
 
@@ -84,7 +92,7 @@ def _long_form() -> Iterable[Case]:
 def small_cases() -> list[Case]:
     """The same at sizes that a test can afford."""
     return [
-        case("small", dtype, (48, 80), rows, which)
+        case("small", dtype, (48, 80), rows, which, rotate=False)
         for dtype in (*DTYPES, torch.float16)
         for rows in (1, 24)
         for which in PASSES

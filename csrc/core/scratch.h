@@ -23,6 +23,7 @@ class Scratch {
   Scratch& operator=(const Scratch&) = delete;
 
   float* get() const { return buffer_.memory.get(); }
+  char* bytes() const { return reinterpret_cast<char*>(get()); }
 
  private:
   struct Buffer {

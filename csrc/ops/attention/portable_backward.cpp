@@ -168,18 +168,30 @@ void pair_backward(const Backward& b, const float* delta, const Pair& pair, floa
   }
 }
 
+// A pair and its scores, were nothing masked. A type of this file: sorting plain integers would leave weak
+// symbols of this level behind (core/levels.h).
+struct WeighedPair {
+  int64_t index;
+  double weight;
+};
+
+WeighedPair weigh_pair(const Problem& p, int64_t pair) {
+  const Sequence& s = pair_at(p, pair).s;
+  return {pair, static_cast<double>(s.q_len) * static_cast<double>(s.kv_len)};
+}
+
 // Each pair a task, in the order given.
 template <class T>
-void run_pairs(const Backward& b, const float* delta, const std::vector<int64_t>& pairs) {
+void run_pairs(const Backward& b, const float* delta, const std::vector<WeighedPair>& pairs) {
   const Problem& p = b.problem;
   int64_t size = 0;
-  for (int64_t n : pairs) size = std::max(size, pair_size(p, pair_at(p, n).s, 2));
+  for (const WeighedPair& n : pairs) size = std::max(size, pair_size(p, pair_at(p, n.index).s, 2));
   run_tasks(static_cast<int64_t>(pairs.size()), [&](const auto& next) {
     const Scratch memory(size);
     const KeyBlock block(p);
     TileSpace space(largest_tile(p));
     for (int64_t i = next(); i >= 0; i = next()) {
-      pair_backward<T>(b, delta, pair_at(p, pairs[static_cast<size_t>(i)]), memory.get(), block, space);
+      pair_backward<T>(b, delta, pair_at(p, pairs[static_cast<size_t>(i)].index), memory.get(), block, space);
     }
   });
 }
@@ -192,16 +204,17 @@ struct PairTask {
 // Parts of pairs [begin, end) of the list as tasks, between a pass that loads their rows and one that adds
 // their parts.
 template <class T>
-void run_parts(const Backward& b, const float* delta, const std::vector<int64_t>& pairs, size_t begin,
+void run_parts(const Backward& b, const float* delta, const std::vector<WeighedPair>& pairs, size_t begin,
                size_t end) {
   const Problem& p = b.problem;
   const TileSizes sizes(p);
   std::vector<PairTask> tiles, parts;
   int64_t size = 0;
   for (size_t n = begin; n < end; ++n) {
-    const Sequence& s = pair_at(p, pairs[n]).s;
-    for (int64_t i = 0; i < tile_count(p, s); ++i) tiles.push_back({pairs[n], size, i});
-    for (int64_t i = 0; i < smaller(kParts, block_count(s)); ++i) parts.push_back({pairs[n], size, i});
+    const int64_t pair = pairs[n].index;
+    const Sequence& s = pair_at(p, pair).s;
+    for (int64_t i = 0; i < tile_count(p, s); ++i) tiles.push_back({pair, size, i});
+    for (int64_t i = 0; i < smaller(kParts, block_count(s)); ++i) parts.push_back({pair, size, i});
     size += pair_size(p, s, kParts);
   }
   // Under a causal mask the first parts are the heaviest.
@@ -243,31 +256,26 @@ void run_parts(const Backward& b, const float* delta, const std::vector<int64_t>
   });
 }
 
-// Scores of a pair, were nothing masked.
-double weight_of_pair(const Problem& p, int64_t pair) {
-  const Sequence& s = pair_at(p, pair).s;
-  return static_cast<double>(s.q_len) * static_cast<double>(s.kv_len);
-}
-
 template <class T>
 void run_schedule(const Backward& b, const float* delta) {
   const Problem& p = b.problem;
   double all = 0;
-  for (int64_t n = 0; n < p.sequences * p.kv_heads; ++n) all += weight_of_pair(p, n);
-  std::vector<int64_t> whole, cut;
+  for (int64_t n = 0; n < p.sequences * p.kv_heads; ++n) all += weigh_pair(p, n).weight;
+  std::vector<WeighedPair> whole, cut;
   for (int64_t n = 0; n < p.sequences * p.kv_heads; ++n) {
-    (weight_of_pair(p, n) * kEnoughPairs <= all ? whole : cut).push_back(n);
+    const WeighedPair pair = weigh_pair(p, n);
+    (pair.weight * kEnoughPairs <= all ? whole : cut).push_back(pair);
   }
   for (size_t begin = 0, end = 0; begin < cut.size(); begin = end) {
     int64_t floats = 0;
     for (; end < cut.size(); ++end) {
-      floats += pair_size(p, pair_at(p, cut[end]).s, kParts);
+      floats += pair_size(p, pair_at(p, cut[end].index).s, kParts);
       if (end > begin && floats > kWaveFloats) break;
     }
     run_parts<T>(b, delta, cut, begin, end);
   }
   std::stable_sort(whole.begin(), whole.end(),
-                   [&](int64_t x, int64_t y) { return weight_of_pair(p, x) > weight_of_pair(p, y); });
+                   [](const WeighedPair& x, const WeighedPair& y) { return x.weight > y.weight; });
   if (!whole.empty()) run_pairs<T>(b, delta, whole);
 }
 

@@ -107,13 +107,13 @@ template <int ATiles, int BTiles, class Out>
 void product_few_rows(const Product& p, const Plan& plan) {
   constexpr int64_t kUnitRows = ATiles * kTileRows;
   const Side& side = plan.streamed;
-  const KeptBlock<PackedBlock> packed(side.steps() * BTiles * kTileBytes);
-  const Panels resident = {packed.get(), BTiles, side.steps()};
+  const Scratch packed(side.steps() * BTiles * kTileFloats);
+  const Panels resident = {packed.bytes(), BTiles, side.steps()};
   pack_resident(plan, 0, plan.resident.rows, resident);
   const int64_t grain = 1 + kForkElements / (side.depth + 1) / kUnitRows;
   parallel_for(0, ceil_div(side.rows, kUnitRows), grain, [&](int64_t begin, int64_t end) {
-    const KeptBlock<StreamedBlock> copied(kChunkSteps * ATiles * kTileBytes);
-    const Panels copies = {copied.get(), ATiles, kChunkSteps};
+    const Scratch copied(kChunkSteps * ATiles * kTileFloats);
+    const Panels copies = {copied.bytes(), ATiles, kChunkSteps};
     alignas(64) float sums[ATiles * BTiles * kTileSums];
     const AllTiles scope;
     for (int64_t unit = begin; unit < end; ++unit) {

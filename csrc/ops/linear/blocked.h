@@ -15,8 +15,8 @@
 //   multiply(pair)                adds one chunk to the sums of one pair of panels
 #pragma once
 
-#include "core/kept_block.h"
 #include "core/parallel.h"
+#include "core/scratch.h"
 #include "core/vec.h"
 #include "ops/linear/plan.h"
 #include "ops/linear/tile_pack.h"
@@ -32,10 +32,6 @@ constexpr int64_t kBlockPanels = 6;         // streamed panels that share a pass
 constexpr int64_t kPackSteps = 16;          // a unit of work when the resident operand is packed
 constexpr int64_t kForkProducts = 1 << 21;  // multiply-adds that pay for a fork,
 constexpr int64_t kPackProducts = 64;       // packing an element counted as so many
-
-struct PackedBlock {};  // tags of the blocks that threads keep
-struct StreamedBlock {};
-struct SumsBlock {};
 
 // The pieces of `count` when it is cut into equal ones of at most `most`; 1 if there are none.
 inline int64_t even_piece(int64_t count, int64_t most) {
@@ -192,13 +188,13 @@ void product_stretch(const Product& p, const Plan& plan, const Stretch& stretch)
   const int64_t grain = 1 + kForkProducts / (side.depth + 1) / (stretch.rows + kPackProducts) / kPanelRows;
   parallel_for(0, ceil_div(side.rows, kPanelRows), grain, [&](int64_t begin, int64_t end) {
     const int64_t block = even_piece(end - begin, most_panels);
-    const KeptBlock<StreamedBlock> packed(block * steps * kPanelTiles * kTileBytes);
-    const KeptBlock<SumsBlock> sums(block * stretch_panels * kPairSums * int64_t{sizeof(float)});
+    const Scratch packed(block * steps * kPanelTiles * kTileFloats);
+    const Scratch sums(block * stretch_panels * kPairSums);
     [[maybe_unused]] const typename Kernel::Scope scope;
     for (int64_t panel = begin; panel < end; panel += block) {
       product_block<Kernel, Out>(p, plan, stretch, panel * kPanelRows,
                                  smaller(side.rows, smaller(end, panel + block) * kPanelRows),
-                                 {packed.get(), kPanelTiles, steps}, reinterpret_cast<float*>(sums.get()));
+                                 {packed.bytes(), kPanelTiles, steps}, sums.get());
     }
   });
 }
@@ -209,10 +205,10 @@ void blocked_product(const Product& p, const Plan& plan) {
   const int64_t fitting = kResidentBytes / (panel_bytes + 1) * kPanelRows;
   const int64_t most = fitting < kLeastResidentRows ? kLeastResidentRows : smaller(fitting, kResidentRows);
   const int64_t rows = ceil_div(even_piece(plan.resident.rows, most), kPanelRows) * kPanelRows;
-  const KeptBlock<PackedBlock> packed(rows / kPanelRows * panel_bytes);
+  const Scratch packed(rows / kPanelRows * panel_bytes / int64_t{sizeof(float)});
   for (int64_t row = 0; row < plan.resident.rows; row += rows) {
     const Stretch stretch = {
-        row, smaller(rows, plan.resident.rows - row), {packed.get(), kPanelTiles, steps}};
+        row, smaller(rows, plan.resident.rows - row), {packed.bytes(), kPanelTiles, steps}};
     pack_resident(plan, row, stretch.rows, stretch.panels);
     product_stretch<Kernel, Out>(p, plan, stretch);
   }

@@ -30,6 +30,7 @@ constexpr int64_t kTileRows = 16;   // lines of a tile
 constexpr int64_t kTileDepth = 32;  // k's of a tile
 constexpr int64_t kLineBytes = 64;
 constexpr int64_t kTileBytes = kTileRows * kLineBytes;
+constexpr int64_t kTileFloats = kTileBytes / int64_t{sizeof(float)};
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
