@@ -82,9 +82,10 @@ class ScoreProducts {
   float* scores_;
 };
 
-// Where a positive scale and intervals are all there is, the scale goes into the exponent's multiply-add.
+// Where a positive scale, intervals and a boolean mask are all there is, the scale goes into the exponent's
+// multiply-add: padding hidden by such a mask leaves the bits of the padding that is not there.
 [[maybe_unused]] inline bool needs_adjusting(const Problem& p) {
-  return p.softcap > 0 || p.alibi_slopes || p.mask.data || !(p.scale > 0);
+  return p.softcap > 0 || p.alibi_slopes || (p.mask.data && !p.mask.boolean) || !(p.scale > 0);
 }
 
 constexpr uint16_t kMaskedBits = 0x8000;  // kMaskedWeight
@@ -120,6 +121,7 @@ template <bool Mark>
     score_row(p, span, scores);
     return row_maximum(scores, span.count, 1.0f);
   }
+  if (p.mask.data) add_dense_mask(p, span, scores);
   if (!sees_all(p, span)) hide(visible(p, span.s, span.query), span, scores);
   return row_maximum(scores, span.count, score_factor(p));
 }
