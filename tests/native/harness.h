@@ -113,10 +113,11 @@ class Dice {
   std::mt19937_64 engine_;
 };
 
-// For sums of hundreds of terms. 16-bit results: four units in the last place, as kernels round weights and
-// score gradients to bfloat16 between their products; tests/ops holds them to the error rule.
-inline double tolerance(DType dtype) {
-  return dtype == DType::f64 ? 1e-12 : dtype == DType::f32 ? 1e-5 : dtype == DType::bf16 ? 3.2e-2 : 4e-3;
+// For sums of hundreds of terms. At the amx level weights and score gradients are bfloat16 between the
+// products of attention: 1.1e-2 was seen there. tests/ops holds every level to the error rule.
+inline double tolerance(DType dtype, const std::string& level) {
+  if (dtype == DType::bf16) return level == "amx" ? 3.2e-2 : 1e-2;
+  return dtype == DType::f64 ? 1e-12 : dtype == DType::f32 ? 1e-5 : 2e-3;
 }
 
 constexpr DType kDTypes[] = {DType::f64, DType::f32, DType::bf16, DType::f16};
@@ -138,7 +139,7 @@ void check_levels_and_threads(const F& run) {
       const std::vector<Values> together = run(dtype);
       for (size_t i = 0; i < expected.size(); ++i) {
         const double distance = alone[i].distance(expected[i]);
-        if (!(distance <= tolerance(dtype))) {
+        if (!(distance <= tolerance(dtype, level))) {
           fail(__FILE__, __LINE__,
                "output " + std::to_string(i) + " of dtype " + std::to_string(static_cast<int>(dtype)) +
                    " is " + std::to_string(distance) + " off the reference");

@@ -239,7 +239,7 @@ def test_autocast_lowers() -> None:
 @pytest.mark.parametrize("rows", [2, 40])
 def test_float32_out(isa: str, rows: int, dtype: torch.dtype) -> None:
     """The sums before rounding: as accurate as a float32 product, and y once rounded; gradients as for y."""
-    x, weight, bias = inputs((rows, 64), 70, dtype)
+    x, weight, bias = inputs((rows, 300), 70, dtype)
     y = linear(x, weight, bias, out_dtype=torch.float32)
     assert torch.equal(y.to(dtype), linear(x, weight, bias))
     wide = [t.detach().double() for t in (x, weight, bias)]

@@ -28,6 +28,8 @@ extern const BackwardKernels backward_kernels_avx512;
 namespace {
 
 constexpr int64_t kParts = 4;
+// From this many sequences x kv heads on they alone keep the threads busy.
+constexpr int64_t kEnoughHeads = 8;
 
 int64_t grad_blocks(const Sequence& s) { return ceil_div(s.kv_len, kGradKeys); }
 

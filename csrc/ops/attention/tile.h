@@ -8,9 +8,6 @@
 namespace pyllm::attention {
 namespace {
 
-// From this many sequences x kv heads on they alone keep the threads busy.
-constexpr int64_t kEnoughHeads = 8;
-
 // Queries [first, first + queries) of all the heads that share kv_head. Row r is query first + r / group of
 // head kv_head * group + r % group: neighbouring rows see nearly the same keys.
 struct Tile {
