@@ -76,21 +76,36 @@ def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, bool], output:
     ctx.save_for_backward(*inputs[:2])
 
 
+def grad_input(grad_y: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of `linear`'s x: grad_y (..., out), weight (out, in) of its dtype -> (..., in)."""
+    return torch.ops.pyllm.linear.default(grad_y, weight.t(), None)
+
+
+def grad_weight(grad_y: Tensor, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Gradient of `linear`'s weight: grad_y (..., out), x (..., in) -> (out, in) in `dtype`, that of x or float32."""
+    columns, rows = grad_y.reshape(-1, grad_y.shape[-1]).t(), x.reshape(-1, x.shape[-1]).t()
+    float32_out = dtype is torch.float32 and x.dtype is not torch.float32
+    return torch.ops.pyllm.linear.default(columns, rows, None, float32_out)
+
+
+def grad_bias(grad_y: Tensor) -> Tensor:
+    """Gradient of `linear`'s bias: grad_y (..., out) -> (out,)."""
+    # Tokens are summed by a product with ones: torch.sum's order depends on the number of threads.
+    columns = grad_y.reshape(-1, grad_y.shape[-1]).t()
+    return torch.ops.pyllm.linear.default(columns.new_ones((1, columns.shape[1])), columns, None)[0]
+
+
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     """All three gradients are products of the same op, which reads transposed operands in place."""
     x, weight = ctx.saved_tensors
     grad_y = grad_y.to(x.dtype)
-    product = torch.ops.pyllm.linear.default
-    grad_x = grad_weight = grad_bias = None
-    if ctx.needs_input_grad[0]:
-        grad_x = product(grad_y, weight.t(), None)
-    columns = grad_y.reshape(-1, weight.shape[0]).t()
-    if ctx.needs_input_grad[1]:
-        grad_weight = product(columns, x.reshape(-1, weight.shape[1]).t(), None)
-    if ctx.needs_input_grad[2]:
-        # Tokens are summed by a product with ones: torch.sum's order depends on the number of threads.
-        grad_bias = product(columns.new_ones((1, columns.shape[1])), columns, None)[0]
-    return grad_x, grad_weight, grad_bias, None
+    wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+    return (
+        grad_input(grad_y, weight) if wants_x else None,
+        grad_weight(grad_y, x) if wants_weight else None,
+        grad_bias(grad_y) if wants_bias else None,
+        None,
+    )
 
 
 _library.register_autograd("linear", _backward, _setup)
