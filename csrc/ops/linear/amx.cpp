@@ -5,7 +5,8 @@
 // path below gives the same bits, for one row as for a thousand.
 //
 // One operand stays, packed once for all threads (resident); the other passes by (streamed). plan.h says
-// which is which and which plays A, tile_pack.h what packing costs, amx_multiply.h how tiles are held.
+// which is which and which plays A, core/tile_pack.h what packing costs, core/amx_multiply.h how tiles are
+// held.
 //
 // Few resident rows (at most 64, the streamed operand plays A and has contiguous k's: a layer's forward with
 // few tokens, the weight streamed). Memory sets the speed, and nothing of the weight is copied:
@@ -34,9 +35,8 @@
 //
 // All figures are counts, made for Sapphire Rapids (48 KB and 2 MB of cache per core): nothing here has been
 // timed on a machine with tiles.
-#include "core/amx_tiles.h"
+#include "core/amx_multiply.h"
 #include "core/levels.h"
-#include "ops/linear/amx_multiply.h"
 #include "ops/linear/blocked.h"
 #include "ops/linear/linear.h"
 
@@ -50,35 +50,13 @@ constexpr int64_t kInPlaceRows =
     4 * kTileRows;                          // resident rows up to which the other operand is read in place
 constexpr int64_t kChunkSteps = 10;         // steps of 32 k's between two visits to the sums in memory
 constexpr int64_t kForkElements = 1 << 15;  // of the operand read in place: they pay for a fork
-static_assert(kTileRows == kAmxRows && kTileDepth == kAmxDepth && kLineBytes == kAmxRowBytes);
-
-struct AllTiles : TileScope {
-  AllTiles() : TileScope(full_tiles()) {}
-};
-
-template <int ATiles, int BTiles>
-void multiply_pair(const Pair& pair) {
-  if (pair.first) {
-    zero_sums<ATiles, BTiles>();
-  } else {
-    load_sums<ATiles, BTiles>(pair.sums);
-  }
-  multiply<ATiles, BTiles>(pair.a, pair.b, pair.steps);
-  store_sums<ATiles, BTiles>(pair.sums);
-}
 
 struct TileKernel {
   using Scope = AllTiles;
 
   static int64_t chunk_steps(int64_t steps) { return even_piece(steps, kChunkSteps); }
 
-  static void multiply(const Pair& pair) {
-    const bool two_a = pair.a_rows > kTileRows, two_b = pair.b_rows > kTileRows;
-    if (two_a && two_b) return multiply_pair<2, 2>(pair);
-    if (two_a) return multiply_pair<2, 1>(pair);
-    if (two_b) return multiply_pair<1, 2>(pair);
-    multiply_pair<1, 1>(pair);
-  }
+  static void multiply(const Pair& pair) { multiply_panels(pair); }
 };
 
 // Sums of ATiles groups of streamed rows from `row` on: whole tiles in place, those at the edges from a
@@ -87,7 +65,7 @@ template <int ATiles, int BTiles>
 void sum_in_place(const Side& side, int64_t row, const Panels& resident, const Panels& copies) {
   constexpr int64_t kUnitRows = ATiles * kTileRows;
   const int64_t whole = row + kUnitRows <= side.rows ? side.depth / kTileDepth : 0;
-  const int64_t row_bytes = side.operand.stride * int64_t{sizeof(bfloat16)};
+  const int64_t row_bytes = side.stride * int64_t{sizeof(bfloat16)};
   const TileSource b = source_of(resident, 0, 0);
   zero_sums<ATiles, BTiles>();
   if (whole) {

@@ -17,17 +17,13 @@
 
 #include "core/parallel.h"
 #include "core/scratch.h"
+#include "core/tile_pack.h"
 #include "core/vec.h"
 #include "ops/linear/plan.h"
-#include "ops/linear/tile_pack.h"
 
 namespace pyllm::linear {
 namespace {
 
-constexpr int64_t kPanelTiles = 2;  // row groups of a panel, of both operands
-constexpr int64_t kPanelRows = kPanelTiles * kTileRows;
-constexpr int64_t kTileSums = kTileRows * kTileRows;
-constexpr int64_t kPairSums = kPanelTiles * kPanelTiles * kTileSums;
 constexpr int64_t kBlockPanels = 6;         // streamed panels that share a pass over the resident stretch
 constexpr int64_t kPackSteps = 16;          // a unit of work when the resident operand is packed
 constexpr int64_t kForkProducts = 1 << 21;  // multiply-adds that pay for a fork,
@@ -128,15 +124,6 @@ void finish_sums(const Product& p, const Plan& plan, const float* sums, int64_t 
 struct Stretch {
   int64_t row, rows;
   Panels panels;
-};
-
-// One pair of panels and one chunk of k's. Rows are those of the operands, the last panel may have fewer than
-// 32.
-struct Pair {
-  TileSource a, b;
-  int64_t a_rows, b_rows, steps;
-  float* sums;  // ceil(a_rows / 16) x ceil(b_rows / 16) tiles
-  bool first;   // nothing has been summed yet
 };
 
 // One task: streamed rows [row, end_row) times a stretch.

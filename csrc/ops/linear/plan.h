@@ -3,7 +3,8 @@
 // amx.cpp and avx512_bf16.cpp.
 #pragma once
 
-#include "ops/linear/tile_pack.h"
+#include "core/tile_pack.h"
+#include "ops/linear/linear.h"
 
 namespace pyllm::linear {
 namespace {
@@ -43,7 +44,8 @@ inline double cost(const Plan& plan) {
 
 // `a` and `b` are the forms that the product wants of its operands.
 inline Plan make_plan(const Product& p, bool resident_is_left, bool resident_is_a, Form a, Form b) {
-  const Side left = {p.left, p.rows, p.depth}, right = {p.right, p.columns, p.depth};
+  const Side left = {p.left.data, p.left.stride, p.left.stride_k, p.rows, p.depth};
+  const Side right = {p.right.data, p.right.stride, p.right.stride_k, p.columns, p.depth};
   return {.resident = resident_is_left ? left : right,
           .streamed = resident_is_left ? right : left,
           .resident_form = resident_is_a ? a : b,

@@ -1,4 +1,4 @@
-// A block of C in tile registers: up to four tiles of sums, for A tiles x B tiles. Included by amx.cpp.
+// A block of C in tile registers: up to four tiles of sums, for A tiles x B tiles. Included by amx*.cpp.
 //
 //              B0      B1            tmm0-3   sums, tile (i, j) in tmm[i * BTiles + j]
 //            +-------+-------+       tmm4..   A, one register per tile
@@ -19,12 +19,14 @@
 #include <utility>
 
 #include "core/amx_tiles.h"
-#include "ops/linear/tile_pack.h"
+#include "core/tile_pack.h"
 
-namespace pyllm::linear {
+namespace pyllm {
 namespace {
 
-constexpr int64_t kAhead = 3;  // steps between asking for a line of memory and its use
+static_assert(kTileRows == kAmxRows && kTileDepth == kAmxDepth && kLineBytes == kAmxRowBytes);
+
+constexpr int64_t kStepsAhead = 3;  // steps between asking for a line of memory and its use
 
 // f<0>(), f<1>(), ... f<Count - 1>()
 template <int Count, class F>
@@ -78,17 +80,42 @@ inline void multiply(const TileSource& a, const TileSource& b, int64_t steps) {
 }
 
 // The same with A read in place, a single time, from memory: every row is a stream of its own, more than the
-// hardware follows, so its lines are asked for kAhead steps before; at the end of the rows those of `next`,
-// where the following call begins.
+// hardware follows, so its lines are asked for kStepsAhead steps before; at the end of the rows those of
+// `next`, where the following call begins.
 template <int ATiles, int BTiles>
 inline void multiply_streamed(const TileSource& a, const TileSource& b, int64_t steps, const char* next) {
   for (int64_t s = 0; s < steps; ++s) {
-    const int64_t soon = s + kAhead;
+    const int64_t soon = s + kStepsAhead;
     const char* line = soon < steps ? a.at + soon * a.step : next + smaller(soon - steps, steps - 1) * a.step;
     for (int64_t row = 0; row < ATiles * kAmxRows; ++row) __builtin_prefetch(line + row * a.row);
     multiply_step<ATiles, BTiles, true>(a.at + s * a.step, a, b.at + s * b.step, b);
   }
 }
 
+// Held while a thread multiplies.
+struct AllTiles : TileScope {
+  AllTiles() : TileScope(full_tiles()) {}
+};
+
+template <int ATiles, int BTiles>
+void multiply_pair(const Pair& pair) {
+  if (pair.first) {
+    zero_sums<ATiles, BTiles>();
+  } else {
+    load_sums<ATiles, BTiles>(pair.sums);
+  }
+  multiply<ATiles, BTiles>(pair.a, pair.b, pair.steps);
+  store_sums<ATiles, BTiles>(pair.sums);
+}
+
+// Adds one chunk to the sums of one pair of panels.
+[[maybe_unused]] inline void multiply_panels(const Pair& pair) {
+  const bool two_a = pair.a_rows > kTileRows, two_b = pair.b_rows > kTileRows;
+  if (two_a && two_b) return multiply_pair<2, 2>(pair);
+  if (two_a) return multiply_pair<2, 1>(pair);
+  if (two_b) return multiply_pair<1, 2>(pair);
+  multiply_pair<1, 1>(pair);
+}
+
 }  // namespace
-}  // namespace pyllm::linear
+}  // namespace pyllm

@@ -1,5 +1,6 @@
-// bf16 operands cut into tiles of 16 rows x 32 k's = 1 KB, in one of two forms. Included by amx.cpp and
-// avx512_bf16.cpp.
+// bf16 operands cut into tiles of 16 rows x 32 k's = 1 KB, in one of two forms, and pairs of panels of such
+// tiles, which is what the kernels of core/amx_multiply.h and core/dot_bf16_panels.h multiply. Included by
+// amx*.cpp and avx512_bf16*.cpp.
 //
 //   form                              k contiguous              rows contiguous
 //   rows   16 lines, one per row      copy                      interleave, then transpose 32-bit words
@@ -21,9 +22,9 @@
 
 #include <cstdint>
 
-#include "ops/linear/linear.h"
+#include "core/dtype.h"
 
-namespace pyllm::linear {
+namespace pyllm {
 namespace {
 
 constexpr int64_t kTileRows = 16;   // lines of a tile
@@ -37,16 +38,17 @@ constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 enum class Form { rows, pairs };
 
-// One operand: `rows` vectors of `depth` k's.
+// One operand: `rows` vectors of `depth` k's. Strides in elements, never negative.
 struct Side {
-  Operand operand;
+  const void* data;
+  int64_t stride, stride_k;
   int64_t rows, depth;
 
   const bfloat16* at(int64_t row, int64_t k) const {
-    return static_cast<const bfloat16*>(operand.data) + row * operand.stride + k * operand.stride_k;
+    return static_cast<const bfloat16*>(data) + row * stride + k * stride_k;
   }
-  bool k_contiguous() const { return operand.stride_k == 1; }
-  bool rows_contiguous() const { return operand.stride == 1 && operand.stride_k != 1; }
+  bool k_contiguous() const { return stride_k == 1; }
+  bool rows_contiguous() const { return stride == 1 && stride_k != 1; }
   int64_t steps() const { return ceil_div(depth, kTileDepth); }
 };
 
@@ -128,7 +130,7 @@ inline void pack_tile(const Side& side, Form form, int64_t row, int64_t k, void*
   const int64_t rows = side.rows - row, depth = side.depth - k;
   if (form == Form::rows) return copy_tile(side, row, k, rows, depth, to);
   if (rows >= kTileRows && depth >= kTileDepth && side.k_contiguous()) {
-    return transpose_words(side.at(row, k), side.operand.stride * int64_t{sizeof(bfloat16)}, to);
+    return transpose_words(side.at(row, k), side.stride * int64_t{sizeof(bfloat16)}, to);
   }
   alignas(64) char lines[kTileBytes];
   copy_tile(side, row, k, rows, depth, lines);
@@ -198,5 +200,20 @@ struct Window {
   }
 }
 
+// A panel of a pair is up to two tiles of rows; their sums are tiles of 16 x 16 floats.
+constexpr int64_t kPanelTiles = 2;
+constexpr int64_t kPanelRows = kPanelTiles * kTileRows;
+constexpr int64_t kTileSums = kTileRows * kTileRows;
+constexpr int64_t kPairSums = kPanelTiles * kPanelTiles * kTileSums;
+
+// One pair of panels and one chunk of k's. Rows are those of the operands, the last panel may have fewer than
+// 32.
+struct Pair {
+  TileSource a, b;
+  int64_t a_rows, b_rows, steps;
+  float* sums;  // ceil(a_rows / 16) x ceil(b_rows / 16) tiles
+  bool first;   // nothing has been summed yet
+};
+
 }  // namespace
-}  // namespace pyllm::linear
+}  // namespace pyllm
