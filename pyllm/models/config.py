@@ -7,6 +7,9 @@ import math
 from dataclasses import dataclass
 
 ROPE_SCALING_KINDS = ("linear", "llama3")
+NORMS = ("rms_norm", "layer_norm")
+POSITION_EMBEDDINGS = ("rope", "learned")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 # Far above any real model; keeps a hostile config.json from building lists without end.
 MAX_LAYERS = 4096
 
@@ -65,18 +68,23 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shapes and options of a pre-norm decoder with grouped-query attention, RoPE and SwiGLU.
+    """Shapes and options of a pre-norm decoder, by default with grouped-query attention, RoPE and SwiGLU.
 
     Names are Hugging Face's. The defaults of the options describe LLaMA; Mistral, Qwen 2 and Qwen 3 differ in
-    `sliding_window`, the biases and `qk_norm`.
+    `sliding_window`, the biases and `qk_norm`; GPT-2 in `norm`, `position_embedding`, `gated_mlp` and
+    `hidden_act`, see `gpt2_config`.
 
     Attributes:
-        model_type: family name used when the model is saved: "llama", "mistral", "qwen2" or "qwen3".
+        model_type: family name used when the model is saved: "llama", "mistral", "qwen2" or "qwen3". A "gpt2"
+            can be trained and used, not yet saved as a Hugging Face folder.
         head_dim: hidden_size / num_attention_heads where None is given.
         num_key_value_heads: num_attention_heads where None is given.
         attention_bias: query, key and value projections have a bias; `attention_output_bias`: the output
             projection has one; `mlp_bias`: the three projections of the MLP have one.
         qk_norm: RMSNorm over each head of query and key before RoPE.
+        norm: "rms_norm" or "layer_norm", with `rms_norm_eps` either way; `norm_bias`: LayerNorm has a bias.
+        position_embedding: "rope", or "learned": a table of `max_position_embeddings` rows added to the input.
+        gated_mlp: down(act(gate) * up), otherwise down(act(up)); `hidden_act`: "silu", "gelu" or "gelu_tanh".
         sliding_window: a query sees itself and the `sliding_window - 1` keys before it, in the layers whose
             `layer_types` entry is "sliding_attention" (all layers where `layer_types` is None).
         bos_token_id, eos_token_ids, pad_token_id: as stored with the checkpoint; not used by the network.
@@ -101,6 +109,11 @@ class ModelConfig:
     attention_output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    norm: str = "rms_norm"
+    norm_bias: bool = False
+    position_embedding: str = "rope"
+    gated_mlp: bool = True
+    hidden_act: str = "silu"
     sliding_window: int | None = None
     layer_types: tuple[str, ...] | None = None
     initializer_range: float = 0.02
@@ -125,11 +138,11 @@ class ModelConfig:
                 f"num_attention_heads ({self.num_attention_heads}) must be a multiple of num_key_value_heads "
                 f"({self.num_key_value_heads})"
             )
-        if self.head_dim % 2:
+        if self.head_dim % 2 and self.position_embedding == "rope":
             raise ValueError(f"head_dim must be even for rotary embeddings, got {self.head_dim}")
-        _check_flags(
-            self, "tie_word_embeddings", "attention_bias", "attention_output_bias", "mlp_bias", "qk_norm"
-        )
+        _check_flags(self, "tie_word_embeddings", "attention_bias", "attention_output_bias", "mlp_bias")
+        _check_flags(self, "qk_norm", "norm_bias", "gated_mlp")
+        self._check_choices()
         if self.sliding_window is not None:
             _check_counts(self, "sliding_window")
         self._check_layer_types()
@@ -142,6 +155,14 @@ class ModelConfig:
                 f"({self.num_attention_heads}) where head_dim is not given"
             )
         return self.hidden_size // self.num_attention_heads
+
+    def _check_choices(self) -> None:
+        choices = {"norm": NORMS, "position_embedding": POSITION_EMBEDDINGS, "hidden_act": ACTIVATIONS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        if self.norm_bias and self.norm == "rms_norm":
+            raise ValueError("norm_bias must be False for rms_norm, which has none")
 
     def _check_layer_types(self) -> None:
         if self.layer_types is None:
@@ -169,18 +190,56 @@ class ModelConfig:
         return self.sliding_window
 
     def num_parameters(self, *, embeddings: bool = True) -> int:
-        """Trainable numbers of the network; `embeddings=False` leaves out the input and output embedding."""
+        """Trainable numbers of the network; `embeddings=False` leaves out the embeddings and the head."""
         query, key_value = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         attention = self.hidden_size * (2 * query + 2 * key_value)
         attention += (
             self.attention_bias * (query + 2 * key_value) + self.attention_output_bias * self.hidden_size
         )
         attention += self.qk_norm * 2 * self.head_dim
-        mlp = 3 * self.hidden_size * self.intermediate_size
-        mlp += self.mlp_bias * (2 * self.intermediate_size + self.hidden_size)
-        blocks = self.num_hidden_layers * (attention + mlp + 2 * self.hidden_size) + self.hidden_size
+        inner_matrices = 2 if self.gated_mlp else 1
+        mlp = (inner_matrices + 1) * self.hidden_size * self.intermediate_size
+        mlp += self.mlp_bias * (inner_matrices * self.intermediate_size + self.hidden_size)
+        norm = self.hidden_size * (1 + self.norm_bias)
+        blocks = self.num_hidden_layers * (attention + mlp + 2 * norm) + norm
         tables = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
+        tables += (self.position_embedding == "learned") * self.max_position_embeddings * self.hidden_size
         return blocks + tables * embeddings
+
+
+def gpt2_config(
+    vocab_size: int,
+    hidden_size: int,
+    num_hidden_layers: int,
+    num_attention_heads: int,
+    *,
+    bias: bool = True,
+    hidden_act: str = "gelu_tanh",
+    max_position_embeddings: int = 1024,
+) -> ModelConfig:
+    """GPT-2's architecture (Radford et al., 2019): LayerNorm, learned positions, an MLP four times as wide, tied head.
+
+    `bias` is that of linear layers and norms; nanoGPT trains with `bias=False` and `hidden_act="gelu"`.
+    """
+    return ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=num_attention_heads,
+        max_position_embeddings=max_position_embeddings,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        attention_bias=bias,
+        attention_output_bias=bias,
+        mlp_bias=bias,
+        norm="layer_norm",
+        norm_bias=bias,
+        position_embedding="learned",
+        gated_mlp=False,
+        hidden_act=hidden_act,
+        model_type="gpt2",
+    )
 
 
 PRESETS = {

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pyllm import ops
 from pyllm.models.config import ModelConfig
 from pyllm.models.kv_cache import KVCache
 from pyllm.models.packing import document_layout
 from pyllm.models.rope import scaled_frequencies
-from pyllm.nn import Attention, GatedMLP, Linear, RMSNorm, RotaryEmbedding
+from pyllm.nn import MLP, Attention, GatedMLP, LayerNorm, Linear, RMSNorm, RotaryEmbedding
 from pyllm.nn.attention import AttentionCache
+from pyllm.nn.attention_node import normed_attention
+from pyllm.nn.below_autograd import can_run_directly
+from pyllm.nn.mlp_node import normed_mlp
 from pyllm.nn.rotary import inverse_frequencies
+
+ACTIVATION_CHECKPOINTING = ("none", "selective", "full")
 
 
 class DecoderLayer(nn.Module):
@@ -40,48 +47,81 @@ class DecoderLayer(nn.Module):
             device=device,
             dtype=dtype,
         )
-        self.mlp = GatedMLP(
-            config.hidden_size, config.intermediate_size, bias=config.mlp_bias, device=device, dtype=dtype
+        mlp = GatedMLP if config.gated_mlp else MLP
+        self.mlp = mlp(
+            config.hidden_size,
+            config.intermediate_size,
+            bias=config.mlp_bias,
+            activation=config.hidden_act,
+            device=device,
+            dtype=dtype,
         )
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, device=device, dtype=dtype)
-        self.post_attention_layernorm = RMSNorm(
-            config.hidden_size, config.rms_norm_eps, device=device, dtype=dtype
-        )
+        self.input_layernorm = _norm(config, device, dtype)
+        self.post_attention_layernorm = _norm(config, device, dtype)
 
     def forward(
         self,
         x: Tensor,
         residual: Tensor | None,
-        cos: Tensor,
-        sin: Tensor,
+        cos: Tensor | None,
+        sin: Tensor | None,
         position_ids: Tensor | None,
         cu_seqlens: Tensor | None,
         cache: AttentionCache | None,
+        checkpointing: str,
     ) -> tuple[Tensor, Tensor]:
-        if residual is None:
-            normed, residual = self.input_layernorm(x), x
-        else:
-            normed, residual = self.input_layernorm(x, residual)
-        x = self.self_attn(normed, cos, sin, position_ids, cu_seqlens=cu_seqlens, cache=cache)
-        normed, residual = self.post_attention_layernorm(x, residual)
-        return self.mlp(normed), residual
+        attention, mlp, places = self.self_attn, self.mlp, (cos, sin, position_ids)
+        attention_norm, mlp_norm = self.input_layernorm, self.post_attention_layernorm
+        recompute_attention, recompute_mlp = checkpointing == "full", checkpointing != "none"
+        if cache is None and can_run_directly(x, (attention_norm, attention, mlp_norm, mlp)):
+            x, residual = normed_attention(
+                x, residual, attention_norm, attention, *places, cu_seqlens, recompute=recompute_attention
+            )
+            return normed_mlp(x, residual, mlp_norm, mlp, recompute=recompute_mlp)
+        normed, residual = (attention_norm(x), x) if residual is None else attention_norm(x, residual)
+        options = {"cu_seqlens": cu_seqlens, "cache": cache}
+        x = _call(attention, normed, *places, recompute=recompute_attention and cache is None, **options)
+        normed, residual = mlp_norm(x, residual)
+        return _call(mlp, normed, recompute=recompute_mlp), residual
+
+
+def _norm(
+    config: ModelConfig, device: torch.device | str | None, dtype: torch.dtype | None
+) -> RMSNorm | LayerNorm:
+    """What the configuration normalizes with."""
+    size, eps = config.hidden_size, config.rms_norm_eps
+    if config.norm == "rms_norm":
+        return RMSNorm(size, eps, device=device, dtype=dtype)
+    return LayerNorm(size, eps, bias=config.norm_bias, device=device, dtype=dtype)
+
+
+def _call(module: nn.Module, *arguments: Tensor | None, recompute: bool, **options: Any) -> Tensor:
+    """module(...), which with `recompute` keeps its input alone for the backward."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(module, *arguments, use_reentrant=False, **options)
+    return module(*arguments, **options)
 
 
 class Decoder(nn.Module):
-    """Token embedding, the layers, the last norm: (batch, tokens) ids -> (batch, tokens, hidden_size)."""
+    """Embeddings, the layers, the last norm: (batch, tokens) ids -> (batch, tokens, hidden_size)."""
 
     def __init__(
         self, config: ModelConfig, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, device=device, dtype=dtype)
+        self.embed_positions = self.rotary = None
+        if config.position_embedding == "learned":
+            self.embed_positions = nn.Embedding(
+                config.max_position_embeddings, config.hidden_size, device=device, dtype=dtype
+            )
+        else:
+            inverse = inverse_frequencies(config.head_dim, config.rope_theta)
+            self.rotary = RotaryEmbedding(scaled_frequencies(inverse, config.rope_scaling))
         self.layers = nn.ModuleList(
             DecoderLayer(config, index, device, dtype) for index in range(config.num_hidden_layers)
         )
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, device=device, dtype=dtype)
-        self.rotary = RotaryEmbedding(
-            scaled_frequencies(inverse_frequencies(config.head_dim, config.rope_theta), config.rope_scaling)
-        )
+        self.norm = _norm(config, device, dtype)
 
     def forward(
         self,
@@ -90,42 +130,80 @@ class Decoder(nn.Module):
         max_position: int,
         cu_seqlens: Tensor | None,
         kv_cache: KVCache | None,
+        checkpointing: str,
     ) -> Tensor:
-        cos, sin = self.rotary(max_position, input_ids.device)
-        x, residual = self.embed_tokens(input_ids), None
+        x, residual, cos, sin = self.embed_tokens(input_ids), None, None, None
+        if self.rotary is not None:
+            cos, sin = self.rotary(max_position, input_ids.device)
+        if self.embed_positions is not None:
+            x = x + _positions(self.embed_positions, input_ids, position_ids, max_position)
         for index, layer in enumerate(self.layers):
             cache = None if kv_cache is None else kv_cache.layer(index)
-            x, residual = layer(x, residual, cos, sin, position_ids, cu_seqlens, cache)
+            x, residual = layer(x, residual, cos, sin, position_ids, cu_seqlens, cache, checkpointing)
         hidden, _ = self.norm(x, residual)
         return hidden
+
+
+def _positions(
+    table: nn.Embedding, input_ids: Tensor, position_ids: Tensor | None, max_position: int
+) -> Tensor:
+    """Learned positions (batch or 1, tokens, hidden_size) of the tokens."""
+    if max_position > table.num_embeddings:
+        raise ValueError(
+            f"position_ids reach {max_position - 1}, but the model has {table.num_embeddings} positions"
+        )
+    return table.weight[None, : input_ids.shape[1]] if position_ids is None else table(position_ids)
 
 
 class Transformer(nn.Module):
     """A causal language model: `ModelConfig` -> network, with Hugging Face's state-dict names.
 
     `model.embed_tokens`, `model.layers.N.{input_layernorm, self_attn, post_attention_layernorm, mlp}`,
-    `model.norm` and, where the embedding is not tied, `lm_head`. A tied head has no entry of its own.
+    `model.norm` and, where the embedding is not tied, `lm_head`. A tied head has no entry of its own. A network with
+    learned positions has `model.embed_positions`.
 
     New weights are drawn as in GPT-2 and LLaMA: normal with `config.initializer_range`, the two projections
     that write to the residual stream divided by sqrt(2 * layers), biases zero, norms one. They use torch's
     global generator: seed it for the same weights.
+
+    Args:
+        activation_checkpointing: what a training step makes again in its backward instead of keeping it: "none";
+            "selective": the projections of the MLPs; "full": attention too, so that of each half of a layer its
+            input alone is kept. The bits are the same. Also an attribute, which may be set at any time.
+
+    Raises:
+        ValueError: an unknown kind of activation checkpointing.
     """
 
     def __init__(
         self,
         config: ModelConfig,
         *,
+        activation_checkpointing: str = "none",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.activation_checkpointing = config, activation_checkpointing
         self.model = Decoder(config, device, dtype)
         self.lm_head = None
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, False, device, dtype)
         if not self.model.embed_tokens.weight.is_meta:
             self.init_weights()
+
+    @property
+    def activation_checkpointing(self) -> str:
+        """ "none", "selective" or "full", see the class."""
+        return self._activation_checkpointing
+
+    @activation_checkpointing.setter
+    def activation_checkpointing(self, kind: str) -> None:
+        if kind not in ACTIVATION_CHECKPOINTING:
+            raise ValueError(
+                f"activation_checkpointing must be one of {ACTIVATION_CHECKPOINTING}, got {kind!r}"
+            )
+        self._activation_checkpointing = kind
 
     @property
     def lm_head_weight(self) -> Tensor:
@@ -226,7 +304,9 @@ class Transformer(nn.Module):
             position_ids = defaults
         elif position_ids.numel():
             max_position = int(position_ids.max()) + 1
-        hidden = self.model(input_ids, position_ids, max_position, cu_seqlens, kv_cache)
+        hidden = self.model(
+            input_ids, position_ids, max_position, cu_seqlens, kv_cache, self.activation_checkpointing
+        )
         if kv_cache is not None:
             kv_cache.advance(input_lengths)
         return _last_tokens(hidden, input_lengths) if last_token_only else hidden

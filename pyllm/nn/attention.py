@@ -21,7 +21,7 @@ class AttentionCache(Protocol):
 
 
 class Attention(torch.nn.Module):
-    """Causal self-attention: q, k, v projections, optional norm per head, RoPE, attention, output projection.
+    """Causal self-attention: q, k, v projections, optional norm per head and RoPE, attention, output projection.
 
     x (batch, tokens, hidden_size) -> the same shape. Parameters as in transformers: q_proj (heads *
     head_dim, hidden), k_proj and v_proj (kv_heads * head_dim, hidden), o_proj (hidden, heads * head_dim),
@@ -63,8 +63,8 @@ class Attention(torch.nn.Module):
     def forward(
         self,
         x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
+        cos: Tensor | None,
+        sin: Tensor | None,
         position_ids: Tensor | None = None,
         *,
         cu_seqlens: Tensor | None = None,
@@ -73,7 +73,7 @@ class Attention(torch.nn.Module):
         """Attend within each row, within each document, or to a cache.
 
         Args:
-            cos, sin: (positions, head_dim / 2) tables of `RotaryEmbedding`.
+            cos, sin: (positions, head_dim / 2) tables of `RotaryEmbedding`; None: q and k are not rotated.
             position_ids: (batch, tokens) int64, below the tables' length; None counts from 0.
             cu_seqlens: (documents + 1,) int32 borders of documents in the flattened batch * tokens; attention
                 never crosses one.
@@ -84,23 +84,28 @@ class Attention(torch.nn.Module):
         q, k, v = self._heads(self.q_proj(x)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
+        if cu_seqlens is not None:
+            q, k, v = (t.flatten(0, 1)[None] for t in (q, k, v))
+            position_ids = packed_positions(x, position_ids)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        q, k = ops.rope(q, k, cos, sin, position_ids=position_ids)
+        if cos is not None and sin is not None:
+            q, k = ops.rope(q, k, cos, sin, position_ids=position_ids)
         if cache is not None:
             y = cache.attend(q, k, v, self.window)
         elif cu_seqlens is not None:
-            y = self._attend_packed(q, k, v, cu_seqlens)
+            q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))
+            borders = {"cu_seqlens_q": cu_seqlens, "cu_seqlens_k": cu_seqlens}
+            y = attend(q, k, v, is_causal=True, window=self.window, **borders)[None].transpose(1, 2)
         else:
             y = attend(q, k, v, is_causal=True, window=self.window)
-        return self.o_proj(y.transpose(1, 2).flatten(2))
+        return self.o_proj(y.transpose(1, 2).reshape(*x.shape[:-1], -1))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim))
 
-    def _attend_packed(self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
-        batch, tokens = q.shape[0], q.shape[2]
-        q, k, v = (t.transpose(1, 2).flatten(0, 1) for t in (q, k, v))
-        y = attend(
-            q, k, v, is_causal=True, window=self.window, cu_seqlens_q=cu_seqlens, cu_seqlens_k=cu_seqlens
-        )
-        return y.unflatten(0, (batch, tokens)).transpose(1, 2)
+
+def packed_positions(x: Tensor, position_ids: Tensor | None) -> Tensor:
+    """Positions (1, batch * tokens) of x (batch, tokens, ...) with its rows behind one another."""
+    if position_ids is None:
+        position_ids = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+    return position_ids.reshape(1, -1)

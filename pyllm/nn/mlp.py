@@ -1,12 +1,14 @@
-"""The gated MLP of LLaMA-like models."""
+"""The MLPs of decoders: gated, as in LLaMA, and plain, as in GPT-2."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pyllm import ops
 from pyllm.nn.linear import Linear
+from pyllm.ops.swiglu import ACTIVATIONS
 
 
 class GatedMLP(torch.nn.Module):
@@ -37,3 +39,44 @@ class GatedMLP(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(ops.glu(self.gate_proj(x), self.up_proj(x), activation=self.activation))
+
+
+class MLP(torch.nn.Module):
+    """down(activation(up(x))): the MLP of GPT-2, where the activation is "gelu_tanh".
+
+    x (..., hidden) -> (..., hidden). Parameters: up_proj (intermediate, hidden), down_proj (hidden,
+    intermediate).
+
+    Args:
+        activation: "silu", "gelu" (erf) or "gelu_tanh".
+
+    Raises:
+        ValueError: the activation is unknown.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        intermediate_size: int,
+        *,
+        bias: bool = True,
+        activation: str = "gelu_tanh",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        self.activation = activation
+        self.up_proj = Linear(hidden_size, intermediate_size, bias, device, dtype)
+        self.down_proj = Linear(intermediate_size, hidden_size, bias, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(plain_activation(self.up_proj(x), self.activation))
+
+
+def plain_activation(x: Tensor, activation: str) -> Tensor:
+    """activation(x), by the names of `pyllm.ops.glu`."""
+    if activation == "silu":
+        return F.silu(x)
+    return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")

@@ -38,6 +38,38 @@ def test_rms_norm() -> None:
         nn.RMSNorm(33, elementwise_affine=False)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_layer_norm(bias: bool) -> None:
+    theirs, ours = torch.nn.LayerNorm(33, bias=bias), nn.LayerNorm(33, bias=bias)
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter)
+    ours.load_state_dict(theirs.state_dict())
+    x, residual = torch.randn(5, 33), torch.randn(5, 33)
+    torch.testing.assert_close(ours(x), theirs(x))
+    y, total = ours(x, residual)
+    torch.testing.assert_close(total, x + residual)
+    torch.testing.assert_close(y, theirs(x + residual))
+    with pytest.raises(ValueError, match="normalized_shape must be one dimension"):
+        nn.LayerNorm((3, 33))
+    with pytest.raises(ValueError, match="elementwise_affine=False"):
+        nn.LayerNorm(33, elementwise_affine=False)
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh"])
+def test_mlp(activation: str) -> None:
+    mlp, x = nn.MLP(12, 17, activation=activation), torch.randn(2, 5, 12)
+    function = {
+        "silu": torch.nn.functional.silu,
+        "gelu": torch.nn.functional.gelu,
+        "gelu_tanh": lambda h: torch.nn.functional.gelu(h, approximate="tanh"),
+    }[activation]
+    hidden = function(torch.nn.functional.linear(x, mlp.up_proj.weight, mlp.up_proj.bias))
+    expected = torch.nn.functional.linear(hidden, mlp.down_proj.weight, mlp.down_proj.bias)
+    torch.testing.assert_close(mlp(x), expected)
+    with pytest.raises(ValueError, match="activation must be one of"):
+        nn.MLP(12, 17, activation="relu")
+
+
 @pytest.mark.parametrize(
     ("activation", "name"), [("silu", "silu"), ("gelu", "gelu"), ("gelu_tanh", "gelu_pytorch_tanh")]
 )

@@ -1,0 +1,210 @@
+"""The first half of a decoder layer, norm(x + residual) -> self-attention, as one autograd node.
+
+Kept for the backward, per token: the sum h (hidden), q and k as attention reads them (as projected where they
+are normalized per head), v, attention's output and its log-sum-exp (one float32 per head). The normalized h,
+which only weight gradients read, is made again. With `recompute` everything but h is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pyllm.nn.attention import Attention, packed_positions
+from pyllm.nn.below_autograd import Norm, compute_dtype, direct, project, project_back, project_gradients
+from pyllm.nn.layer_norm import LayerNorm
+from pyllm.nn.rms_norm import RMSNorm
+
+
+@dataclass(frozen=True)
+class _Options:
+    norm: Norm
+    head_norm: Norm | None
+    head_dim: int
+    window: int | None
+    dtype: torch.dtype
+    recompute: bool
+
+
+class _Parameters(NamedTuple):
+    norm_weight: Tensor
+    norm_bias: Tensor | None
+    q_weight: Tensor
+    q_bias: Tensor | None
+    k_weight: Tensor
+    k_bias: Tensor | None
+    v_weight: Tensor
+    v_bias: Tensor | None
+    o_weight: Tensor
+    o_bias: Tensor | None
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+
+
+class _Angles(NamedTuple):
+    """Tables and positions of the rotation (cos None: none), and the borders of packed documents."""
+
+    cos: Tensor | None
+    sin: Tensor | None
+    position_ids: Tensor | None
+    cu_seqlens: Tensor | None
+
+
+def normed_attention(
+    x: Tensor,
+    residual: Tensor | None,
+    norm: RMSNorm | LayerNorm,
+    attention: Attention,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    position_ids: Tensor | None,
+    cu_seqlens: Tensor | None,
+    *,
+    recompute: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """(attention(norm(h)), h) with h = x + residual, or x: (batch, tokens, hidden) each; the rest as in
+    `Attention.forward`. The bits are those of the modules in turn.
+    """
+    q_norm, k_norm = attention.q_norm, attention.k_norm
+    options = _Options(
+        Norm.of(norm, x.dtype),
+        None if q_norm is None else Norm.of(q_norm, compute_dtype(x)),
+        attention.head_dim,
+        attention.window,
+        compute_dtype(x),
+        recompute,
+    )
+    parameters = _Parameters(
+        norm.weight,
+        norm.bias if isinstance(norm, LayerNorm) else None,
+        attention.q_proj.weight,
+        attention.q_proj.bias,
+        attention.k_proj.weight,
+        attention.k_proj.bias,
+        attention.v_proj.weight,
+        attention.v_proj.bias,
+        attention.o_proj.weight,
+        attention.o_proj.bias,
+        None if q_norm is None else q_norm.weight,
+        None if k_norm is None else k_norm.weight,
+    )
+    if cu_seqlens is not None:
+        position_ids = packed_positions(x, position_ids)
+    position_ids = None if position_ids is None else position_ids.long()
+    if cos is not None and sin is not None:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        cos, sin = cos.to(wide), sin.to(wide)
+    return _NormedAttention.apply(options, x, residual, cos, sin, position_ids, cu_seqlens, *parameters)
+
+
+class _NormedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, options: _Options, x: Tensor, residual: Tensor | None, *tensors: Any) -> Any:
+        angles, p = _Angles(*tensors[:4]), _Parameters(*tensors[4:])
+        with direct():
+            y, h = options.norm.forward(x, residual, p.norm_weight, p.norm_bias)
+            kept = _attend(y.to(options.dtype), options, angles, p)
+            out = project(_rows(kept[3], x), p.o_weight, p.o_bias)
+        ctx.options = options
+        ctx.save_for_backward(h, *((None,) * len(kept) if options.recompute else kept), *tensors)
+        return out, h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_h: Tensor | None) -> tuple[Tensor | None, ...]:
+        options: _Options = ctx.options
+        h, *rest = ctx.saved_tensors
+        kept, angles, p = rest[:5], _Angles(*rest[5:9]), _Parameters(*rest[9:])
+        with direct():
+            y, statistics = options.norm.again(h, p.norm_weight, p.norm_bias)
+            y = y.to(options.dtype)
+            if options.recompute:
+                kept = list(_attend(y, options, angles, p))
+            grad = grad.to(options.dtype)
+            o_grads = project_gradients(grad, _rows(kept[3], h), p.o_weight, p.o_bias)
+            grad_out = _heads(project_back((grad, p.o_weight)), options, angles)
+            head_grads, head_norm_grads = _attend_backward(grad_out, kept, options, angles, p)
+            grad_q, grad_k, grad_v = (_rows(t, h) for t in head_grads)
+            q_grads = project_gradients(grad_q, y, p.q_weight, p.q_bias)
+            k_grads = project_gradients(grad_k, y, p.k_weight, p.k_bias)
+            v_grads = project_gradients(grad_v, y, p.v_weight, p.v_bias)
+            grad_y = project_back((grad_q, p.q_weight), (grad_k, p.k_weight), (grad_v, p.v_weight))
+            grad_x, *norm_grads = options.norm.backward(
+                grad_y.to(h.dtype), grad_h, h, statistics, p.norm_weight, p.norm_bias
+            )
+        grad_residual = grad_x if ctx.needs_input_grad[2] else None
+        parameter_grads = (*norm_grads, *q_grads, *k_grads, *v_grads, *o_grads, *head_norm_grads)
+        return None, grad_x, grad_residual, None, None, None, None, *parameter_grads
+
+
+def _heads(x: Tensor, options: _Options, angles: _Angles) -> Tensor:
+    """(batch, tokens, heads * head_dim) -> (batch, heads, tokens, head_dim); packed documents are one long row."""
+    x = x.unflatten(-1, (-1, options.head_dim))
+    return (x if angles.cu_seqlens is None else x.flatten(0, 1)[None]).transpose(1, 2)
+
+
+def _rows(x: Tensor, like: Tensor) -> Tensor:
+    """(batch or 1, heads, tokens, head_dim) -> (batch, tokens, heads * head_dim), batch and tokens those of `like`."""
+    return x.transpose(1, 2).reshape(*like.shape[:-1], -1)
+
+
+def _rotate(q: Tensor, k: Tensor, angles: _Angles, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
+    if angles.cos is None:
+        return q, k
+    return torch.ops.pyllm.rope.default(q, k, angles.cos, angles.sin, angles.position_ids, False, inverse)
+
+
+def _normed_heads(
+    q: Tensor, k: Tensor, options: _Options, p: _Parameters
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """q and k normalized per head where the model does so, and the statistics of that."""
+    if options.head_norm is None or p.q_norm is None or p.k_norm is None:
+        return q, k, (), ()
+    q, q_statistics = options.head_norm.again(q, p.q_norm, None)
+    k, k_statistics = options.head_norm.again(k, p.k_norm, None)
+    return q, k, q_statistics, k_statistics
+
+
+def _masks(options: _Options, angles: _Angles) -> tuple[Any, ...]:
+    """The arguments of the attention operator behind q, k and v: causal, within the window and the document."""
+    borders = angles.cu_seqlens
+    tensors = (None, None, None, None, None, borders, borders, None)
+    return *tensors, True, None, options.window, 0, None, 0.0
+
+
+def _attend(y: Tensor, options: _Options, angles: _Angles, p: _Parameters) -> tuple[Tensor, ...]:
+    """What is kept: q, k, v, attention's output and its log-sum-exp."""
+    q, k, v = (
+        _heads(project(y, weight, bias), options, angles)
+        for weight, bias in ((p.q_weight, p.q_bias), (p.k_weight, p.k_bias), (p.v_weight, p.v_bias))
+    )
+    normed_q, normed_k, _, _ = _normed_heads(q, k, options, p)
+    rotated_q, rotated_k = _rotate(normed_q, normed_k, angles)
+    out, lse = torch.ops.pyllm.attention.default(rotated_q, rotated_k, v, *_masks(options, angles))
+    if options.head_norm is None:
+        q, k = rotated_q, rotated_k
+    return q, k, v, out, lse
+
+
+def _attend_backward(
+    grad_out: Tensor, kept: Sequence[Tensor], options: _Options, angles: _Angles, p: _Parameters
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor | None, Tensor | None]]:
+    """Gradients of the projected q, k and v, and of the norms' weights per head."""
+    q, k, v, out, lse = kept
+    rotated_q, rotated_k, q_statistics, k_statistics = _normed_heads(q, k, options, p)
+    if options.head_norm is not None:
+        rotated_q, rotated_k = _rotate(rotated_q, rotated_k, angles)
+    grad_q, grad_k, grad_v, _, _ = torch.ops.pyllm.attention_backward.default(
+        grad_out, None, out, lse, rotated_q, rotated_k, v, *_masks(options, angles), False
+    )
+    grad_q, grad_k = _rotate(grad_q, grad_k, angles, inverse=True)
+    if options.head_norm is None or p.q_norm is None or p.k_norm is None:
+        return (grad_q, grad_k, grad_v), (None, None)
+    grad_q, grad_q_norm, _ = options.head_norm.backward(grad_q, None, q, q_statistics, p.q_norm, None)
+    grad_k, grad_k_norm, _ = options.head_norm.backward(grad_k, None, k, k_statistics, p.k_norm, None)
+    return (grad_q, grad_k, grad_v), (grad_q_norm, grad_k_norm)
