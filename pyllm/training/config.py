@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+CHECKPOINTING = ("none", "selective", "full")
 SCHEDULES = ("constant", "linear", "cosine", "warmup_stable_decay")
 
 
@@ -18,6 +19,8 @@ class TrainingConfig:
     `num_decay_steps` is for warmup_stable_decay, None meaning a fifth of the steps. `eval_steps` and
     `save_steps` of 0 mean only at the end; without `output_dir` nothing is written. `resume_from_checkpoint`
     is a step folder, or True for the latest one in `output_dir` (none there yet: the run starts afresh).
+    `activation_checkpointing` sets the network's ("selective" or "full", see `pyllm.models.Transformer`); "none"
+    leaves it as it is.
 
     Raises ValueError naming the field when a value is out of range or not finite, TypeError when it has a
     wrong type.
@@ -39,6 +42,7 @@ class TrainingConfig:
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     bf16: bool = False
+    activation_checkpointing: str = "none"
     seed: int = 42
     logging_steps: int = 10
     eval_steps: int = 0
@@ -56,10 +60,9 @@ class TrainingConfig:
             _check_number(name, getattr(self, name), low, high)
         if self.num_decay_steps is not None:
             _check_integer("num_decay_steps", self.num_decay_steps, at_least=0)
-        if self.lr_scheduler_type not in SCHEDULES:
-            raise ValueError(
-                f"lr_scheduler_type: expected one of {SCHEDULES}, got {self.lr_scheduler_type!r}"
-            )
+        for name, known in (("lr_scheduler_type", SCHEDULES), ("activation_checkpointing", CHECKPOINTING)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
         for name in ("bf16", "eval_on_start"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: expected True or False, got {getattr(self, name)!r}")

@@ -22,7 +22,7 @@ import torch
 from pyllm.data.batch import Rows, collate
 from pyllm.data.packing import rows_at
 from pyllm.ops import gradient_norm
-from pyllm.optim import clip_coefficient
+from pyllm.optim import AdamW, clip_coefficient
 from pyllm.training import checkpoint
 from pyllm.training.config import TrainingConfig
 from pyllm.training.held_out import held_out_loss
@@ -77,6 +77,12 @@ class Trainer:
         if eval_data is not None and len(eval_data) == 0:
             raise ValueError("eval_data: expected at least one row or None, got no rows")
         network: Any = model if isinstance(model, torch.nn.Module) else model.network
+        if config.activation_checkpointing != "none":
+            if not hasattr(network, "activation_checkpointing"):
+                raise ValueError(
+                    "activation_checkpointing: this model has no such attribute, expected 'none'"
+                )
+            network.activation_checkpointing = config.activation_checkpointing
         self.model, self.objective, self.config = network, objective, config
         self.train_data, self.eval_data = train_data, eval_data
         self.optimizer = optimizer or default_optimizer(network, config)
@@ -97,8 +103,8 @@ class Trainer:
             while state.step < config.max_steps:
                 started = time.perf_counter()
                 torch.manual_seed(seed_at(state.step, config))
-                loss, norm, tokens = self._compute_gradients(state.position)
-                rate = self._update(state.step)
+                loss, norm, tokens, scale = self._compute_gradients(state.position)
+                rate = self._update(state.step, scale)
                 speed = tokens / (time.perf_counter() - started)
                 state = state.after(config.rows_per_step, loss)
                 eval_loss = self._evaluate() if config.is_due(config.eval_steps, state.step) else None
@@ -110,9 +116,9 @@ class Trainer:
                     folder = self._save(state)
         return TrainingResult(state.step, state.train_loss, state.eval_loss, folder)
 
-    def _compute_gradients(self, position: int) -> tuple[float, float, int]:
-        """Leaves the step's divided and clipped gradients in `.grad`; returns loss, norm before clipping,
-        tokens read.
+    def _compute_gradients(self, position: int) -> tuple[float, float, int, float]:
+        """Leaves the gradients of the step's weighted sum in `.grad`; returns loss, norm before clipping, tokens
+        read, and the factor that divides and clips the gradients.
         """
         config, size = self.config, self.config.per_device_train_batch_size
         self.optimizer.zero_grad()
@@ -135,14 +141,18 @@ class Trainer:
                 f"gradient norm is {norm} (loss {float(loss / weight)}) at position {position}"
             )
         scale = clip_coefficient(norm, config.max_grad_norm or math.inf) / float(weight)
-        for gradient in gradients:
-            gradient.mul_(scale)
-        return float(loss / weight), norm, tokens
+        return float(loss / weight), norm, tokens, scale
 
-    def _update(self, step: int) -> float:
+    def _update(self, step: int, grad_scale: float) -> float:
         rate = learning_rate_at(step, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        if isinstance(self.optimizer, AdamW):
+            self.optimizer.step(grad_scale=grad_scale)  # in the same pass over the gradients
+            return rate
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(grad_scale)
         self.optimizer.step()
         return rate
 

@@ -69,3 +69,8 @@ def test_names_are_those_of_transformers() -> None:
     ours = {field.name for field in dataclasses.fields(TrainingConfig)}
     # There these two travel in lr_scheduler_kwargs, and eval_on_start is spelled the same.
     assert ours - theirs == {"min_lr_rate", "num_decay_steps"}
+
+
+def test_unknown_activation_checkpointing_names_its_field() -> None:
+    with pytest.raises(ValueError, match="activation_checkpointing: expected one of"):
+        TrainingConfig(max_steps=1, activation_checkpointing="some")

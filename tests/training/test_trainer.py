@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pyllm.data import Row, collate
-from pyllm.training import StepReport, Trainer, TrainingConfig
+from pyllm.models import Transformer, preset
+from pyllm.training import StepReport, Trainer, TrainingConfig, language_modelling
 from pyllm.training.checkpoint import optimizer_tensors
 from tests.training.tiny import build, cross_entropy, rows
 
@@ -44,6 +45,26 @@ def test_accumulation_does_not_change_the_gradient(seed: int) -> None:
     for size in (4, 2, 1):
         for name, expected in results[8].items():
             torch.testing.assert_close(results[size][name], expected, rtol=1e-5, atol=2e-7)
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 0.05])
+def test_own_optimizer_divides_and_clips_as_it_updates(max_grad_norm: float) -> None:
+    """pyllm's AdamW takes the factor along; any other optimizer gets gradients that were multiplied by it."""
+    models = [build(), build()]
+    options = {"max_steps": 4, "learning_rate": 1e-2, "max_grad_norm": max_grad_norm, "weight_decay": 0.0}
+    Trainer(models[0], cross_entropy, DATA, TrainingConfig(**options)).train()
+    trainer(models[1], **options).train()
+    for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_activation_checkpointing_reaches_the_network() -> None:
+    model = Transformer(preset("tiny", vocab_size=64))
+    config = TrainingConfig(max_steps=1, activation_checkpointing="full")
+    Trainer(model, language_modelling, DATA, config)
+    assert model.activation_checkpointing == "full"
+    with pytest.raises(ValueError, match="activation_checkpointing: this model has no such attribute"):
+        Trainer(build(), cross_entropy, DATA, config)
 
 
 def test_gradient_is_that_of_the_weighted_mean() -> None:
