@@ -57,8 +57,11 @@ std::vector<Sequence> padded_sequences(const Tensor& q, const Tensor& k, const O
   }
   std::vector<Sequence> sequences;
   for (size_t i = 0; i < batch; ++i) {
-    check(lengths[i] >= 0 && lengths[i] <= k.size(2), kOp,
+    if (lengths[i] < 0 || lengths[i] > k.size(2)) {
+      check(
+          false, kOp,
           "kv_lengths must lie in [0, " + std::to_string(k.size(2)) + "], got " + std::to_string(lengths[i]));
+    }
     sequences.push_back({.batch = static_cast<int64_t>(i),
                          .first_query = 0,
                          .q_len = q.size(2),
@@ -78,7 +81,9 @@ std::vector<Sequence> sequences_of(const Tensor& q, const Tensor& k, const Optio
     const std::vector<int64_t> prefix = integers(*o.prefix_length, kOp, "prefix_length");
     check(prefix.size() == sequences.size(), kOp, "prefix_length must have one entry per sequence");
     for (size_t i = 0; i < prefix.size(); ++i) {
-      check(prefix[i] >= 0, kOp, "prefix_length must not be negative, got " + std::to_string(prefix[i]));
+      if (prefix[i] < 0) {
+        check(false, kOp, "prefix_length must not be negative, got " + std::to_string(prefix[i]));
+      }
       sequences[i].prefix = prefix[i];
     }
   }
@@ -170,8 +175,10 @@ Inputs prepare(const Tensor& q_any, const Tensor& k_any, const Tensor& v_any, co
   return in;
 }
 
-Tensor new_lse(const Inputs& in) {
-  return empty(in.q, {in.q.size(0), in.q.size(1), in.q.size(2)}, accumulator_type(in.q));
+// Zeros where keys past kv_lengths, which belong to no sequence, are written by nobody.
+Tensor new_key_gradient(const Tensor& like, bool padded) {
+  Tensor grad = new_heads(like, like.size(0), like.size(1), like.size(2), like.size(3));
+  return padded ? torch::stable::zero_(grad) : grad;
 }
 
 std::tuple<Tensor, Tensor> attention_forward(
@@ -186,7 +193,8 @@ std::tuple<Tensor, Tensor> attention_forward(
               {attn_mask, sink_logits, alibi_slopes, prefix_length, kv_lengths, cu_seqlens_q, cu_seqlens_k,
                dropout_seed, is_causal, scale, window, sink_tokens, softcap, dropout_p});
   const Problem& p = in.problem;
-  Tensor out = new_heads(q, q.size(0), p.heads, p.tokens, p.value_dim, false), lse = new_lse(in);
+  Tensor out = new_heads(q, q.size(0), p.heads, p.tokens, p.value_dim);
+  Tensor lse = new_lse(q, q.size(0), p.heads, p.tokens);
   if (lse.numel() > 0) attention::forward({p, heads_of(out), lse.mutable_data_ptr()});
   return {out, lse};
 }
@@ -228,11 +236,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
     check_same_dtype(lse, *grad_lse_any, kOp, "grad_lse");
     grad_lse = dense(*grad_lse_any);
   }
-  // Keys past kv_lengths belong to no sequence.
-  const bool padded = kv_lengths.has_value();
-  Tensor grad_q = new_heads(q, q.size(0), p.heads, p.tokens, p.head_dim, false);
-  Tensor grad_k = new_heads(k, k.size(0), p.kv_heads, k.size(2), p.head_dim, padded);
-  Tensor grad_v = new_heads(v, v.size(0), p.kv_heads, v.size(2), p.value_dim, padded);
+  Tensor grad_q = new_heads(q, q.size(0), p.heads, p.tokens, p.head_dim);
+  Tensor grad_k = new_key_gradient(k, kv_lengths.has_value());
+  Tensor grad_v = new_key_gradient(v, kv_lengths.has_value());
   Tensor grad_sink = torch::stable::new_zeros(q, {sink_logits ? p.heads : 0}, accumulator_type(q));
   attention::Backward b{.problem = p,
                         .out = heads_of(out),

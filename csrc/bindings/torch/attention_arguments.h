@@ -1,6 +1,9 @@
 // Tensors as the attention kernels take them: what attention and paged attention share.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
+#include <array>
 #include <optional>
 #include <stdexcept>
 
@@ -10,9 +13,11 @@
 namespace pyllm::binding {
 
 // For values inside index tensors, which are checked here and not in Python, where reading them would cost as
-// much as a small call: pybind11 shows invalid_argument as ValueError.
-inline void check_value(bool condition, const char* op, const std::string& message) {
-  if (!condition) throw std::invalid_argument(std::string(op) + ": " + message);
+// much as a small call: pybind11 shows invalid_argument as ValueError. message() is called only if it is
+// needed.
+template <class Message>
+void check_value(bool condition, const char* op, const Message& message) {
+  if (!condition) throw std::invalid_argument(std::string(op) + ": " + message());
 }
 
 // x, or a copy of it whose last dimension is contiguous.
@@ -25,22 +30,38 @@ inline attention::Heads heads_of(const Tensor& x) {
   return {const_cast<void*>(x.const_data_ptr()), x.stride(0), x.stride(1), x.stride(2)};
 }
 
+// Uninitialized, on the CPU. A call of torch's C interface: through the dispatcher a new tensor and its
+// transpose cost 4 us.
+template <std::size_t N>
+Tensor new_strided(ScalarType dtype, const std::array<int64_t, N>& sizes,
+                   const std::array<int64_t, N>& strides) {
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      N, sizes.data(), strides.data(), static_cast<int32_t>(dtype), aoti_torch_device_type_cpu(), 0, &made));
+  return Tensor(made);
+}
+
 // (batch, heads, tokens, dim) over memory laid out as (batch, tokens, heads, dim).
-inline Tensor new_heads(const Tensor& like, int64_t batch, int64_t heads, int64_t tokens, int64_t dim,
-                        bool zeroed) {
-  const std::vector<int64_t> shape = {batch, tokens, heads, dim};
-  return torch::stable::transpose(zeroed ? torch::stable::new_zeros(like, shape) : empty(like, shape), 1, 2);
+inline Tensor new_heads(const Tensor& like, int64_t batch, int64_t heads, int64_t tokens, int64_t dim) {
+  return new_strided<4>(like.scalar_type(), {batch, heads, tokens, dim},
+                        {tokens * heads * dim, dim, heads * dim, 1});
+}
+
+// (batch, heads, tokens), in the dtype that sums over `like` are kept in.
+inline Tensor new_lse(const Tensor& like, int64_t batch, int64_t heads, int64_t tokens) {
+  return new_strided<3>(accumulator_type(like), {batch, heads, tokens}, {heads * tokens, tokens, 1});
 }
 
 inline std::vector<int64_t> integers(const Tensor& any, const char* op, const char* argument) {
   const Tensor x = dense(any);
   const bool narrow = x.scalar_type() == ScalarType::Int;
-  check(x.dim() == 1 && (narrow || x.scalar_type() == ScalarType::Long), op,
-        std::string(argument) + " must be one-dimensional, int32 or int64");
+  if (x.dim() != 1 || !(narrow || x.scalar_type() == ScalarType::Long)) {
+    check(false, op, std::string(argument) + " must be one-dimensional, int32 or int64");
+  }
+  const void* data = x.const_data_ptr();
   std::vector<int64_t> values(static_cast<size_t>(x.numel()));
   for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = narrow ? static_cast<const int32_t*>(x.const_data_ptr())[i]
-                       : static_cast<const int64_t*>(x.const_data_ptr())[i];
+    values[i] = narrow ? static_cast<const int32_t*>(data)[i] : static_cast<const int64_t*>(data)[i];
   }
   return values;
 }
@@ -48,7 +69,9 @@ inline std::vector<int64_t> integers(const Tensor& any, const char* op, const ch
 inline std::vector<double> per_head(const std::optional<Tensor>& any, int64_t heads, const char* op,
                                     const char* argument) {
   if (!any) return {};
-  check(any->dim() == 1 && any->size(0) == heads, op, std::string(argument) + " must have shape (heads,)");
+  if (any->dim() != 1 || any->size(0) != heads) {
+    check(false, op, std::string(argument) + " must have shape (heads,)");
+  }
   const Tensor x = dense(*any);
   std::vector<double> values(static_cast<size_t>(heads));
   visit(dtype_of(x, op, argument), [&](auto zero) {
@@ -64,8 +87,9 @@ inline std::vector<int64_t> borders(const Tensor& cu_seqlens, int64_t tokens, co
   std::vector<int64_t> at = integers(cu_seqlens, op, argument);
   bool rising = !at.empty() && at.front() == 0 && at.back() == tokens;
   for (size_t i = 1; i < at.size(); ++i) rising = rising && at[i - 1] <= at[i];
-  check_value(rising, op,
-              std::string(argument) + " must rise from 0 to the number of tokens, " + std::to_string(tokens));
+  check_value(rising, op, [&] {
+    return std::string(argument) + " must rise from 0 to the number of tokens, " + std::to_string(tokens);
+  });
   return at;
 }
 

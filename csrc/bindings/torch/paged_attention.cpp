@@ -20,18 +20,21 @@ class IntegerTable {
  public:
   IntegerTable(const Tensor& x, const char* op, const char* argument)
       : x_(dense(x)), narrow_(x.scalar_type() == ScalarType::Int), data_(x_.const_data_ptr()) {
-    check(x.dim() == 2 && (narrow_ || x.scalar_type() == ScalarType::Long), op,
-          std::string(argument) + " must be two-dimensional, int32 or int64");
+    if (x.dim() != 2 || !(narrow_ || x.scalar_type() == ScalarType::Long)) {
+      check(false, op, std::string(argument) + " must be two-dimensional, int32 or int64");
+    }
+    columns_ = x.size(1);
   }
-  int64_t columns() const { return x_.size(1); }
+  int64_t columns() const { return columns_; }
   int64_t at(int64_t row, int64_t column) const {
-    const int64_t i = row * x_.size(1) + column;
+    const int64_t i = row * columns_ + column;
     return narrow_ ? static_cast<const int32_t*>(data_)[i] : static_cast<const int64_t*>(data_)[i];
   }
 
  private:
   Tensor x_;
   bool narrow_;
+  int64_t columns_;
   const void* data_;
 };
 
@@ -40,8 +43,9 @@ PageLayout layout_of(const Tensor& data, int64_t page_size, int64_t head_dim, in
   check(attention::is_page_size(page_size), op, "page_size must be 16, 32, 64, 128 or 256");
   const PageLayout layout =
       attention::page_layout(dtype_of(data, op, "cache"), page_size, head_dim, value_dim);
-  check(data.dim() == 3 && data.size(2) == layout.elements(), op,
-        "cache must be (pages, kv_heads, " + std::to_string(layout.elements()) + ")");
+  if (data.dim() != 3 || data.size(2) != layout.elements()) {
+    check(false, op, "cache must be (pages, kv_heads, " + std::to_string(layout.elements()) + ")");
+  }
   check(data.size(2) <= 1 || data.stride(2) == 1, op, "pages of the cache must be contiguous");
   return layout;
 }
@@ -49,9 +53,10 @@ PageLayout layout_of(const Tensor& data, int64_t page_size, int64_t head_dim, in
 // The id of a page as block_table has it.
 int64_t page_id(const IntegerTable& table, int64_t row, int64_t column, int64_t pages, const char* op) {
   const int64_t page = table.at(row, column);
-  check_value(page >= 0 && page < pages, op,
-              "block_table must hold pages in [0, " + std::to_string(pages) + "), got " +
-                  std::to_string(page) + " at (" + std::to_string(row) + ", " + std::to_string(column) + ")");
+  check_value(page >= 0 && page < pages, op, [&] {
+    return "block_table must hold pages in [0, " + std::to_string(pages) + "), got " + std::to_string(page) +
+           " at (" + std::to_string(row) + ", " + std::to_string(column) + ")";
+  });
   return page;
 }
 
@@ -83,9 +88,10 @@ void write_kv(const Tensor& k_any, const Tensor& v_any, Tensor data, const Tenso
   for (int64_t i = 0; i < batch * q_len; ++i) {
     const int64_t position = positions[static_cast<size_t>(i)];
     if (position < 0) continue;
-    check_value(position < capacity, kWrite,
-                "positions must be below the capacity of block_table, " + std::to_string(capacity) +
-                    ", got " + std::to_string(position));
+    check_value(position < capacity, kWrite, [&] {
+      return "positions must be below the capacity of block_table, " + std::to_string(capacity) + ", got " +
+             std::to_string(position);
+    });
     while (cu_seqlens_q && i >= ends[static_cast<size_t>(sequence) + 1]) ++sequence;
     const int64_t page =
         page_id(table, cu_seqlens_q ? sequence : i / q_len, position / page_size, data.size(0), kWrite);
@@ -117,6 +123,7 @@ Batch batch_of(const Tensor& q, const Tensor& data, const Tensor& block_table, c
   const std::vector<int64_t> lengths = integers(lengths_any, kAttend, "lengths");
   const IntegerTable table(block_table, kAttend, "block_table");
   const int64_t count = static_cast<int64_t>(lengths.size()), capacity = table.columns() * page_size;
+  const int64_t pages = data.size(0), q_len = q.size(2);
   std::vector<int64_t> ends, prefix;
   if (cu_seqlens_q) ends = borders(*cu_seqlens_q, q.size(2), kAttend, "cu_seqlens_q");
   if (prefix_length) prefix = integers(*prefix_length, kAttend, "prefix_length");
@@ -127,15 +134,18 @@ Batch batch_of(const Tensor& q, const Tensor& data, const Tensor& block_table, c
   check(!prefix_length || prefix.size() == lengths.size(), kAttend,
         "prefix_length must have one entry per sequence");
   Batch batch;
+  batch.sequences.reserve(lengths.size());
   for (int64_t i = 0; i < count; ++i) {
     const size_t n = static_cast<size_t>(i);
-    check_value(lengths[n] >= 0 && lengths[n] <= capacity, kAttend,
-                "lengths must lie in [0, " + std::to_string(capacity) +
-                    "], the capacity of block_table, got " + std::to_string(lengths[n]));
-    check_value(!prefix_length || prefix[n] >= 0, kAttend, "prefix_length must not be negative");
+    check_value(lengths[n] >= 0 && lengths[n] <= capacity, kAttend, [&] {
+      return "lengths must lie in [0, " + std::to_string(capacity) + "], the capacity of block_table, got " +
+             std::to_string(lengths[n]);
+    });
+    check_value(!prefix_length || prefix[n] >= 0, kAttend,
+                [] { return std::string("prefix_length must not be negative"); });
     batch.sequences.push_back({.batch = cu_seqlens_q ? 0 : i,
                                .first_query = cu_seqlens_q ? ends[n] : 0,
-                               .q_len = cu_seqlens_q ? ends[n + 1] - ends[n] : q.size(2),
+                               .q_len = cu_seqlens_q ? ends[n + 1] - ends[n] : q_len,
                                .first_key = 0,
                                .kv_len = lengths[n],
                                .prefix = prefix_length ? prefix[n] : 0,
@@ -143,7 +153,7 @@ Batch batch_of(const Tensor& q, const Tensor& data, const Tensor& block_table, c
                                .blocks_before = 0,
                                .first_page = static_cast<int64_t>(batch.pages.size())});
     for (int64_t page = 0; page * page_size < lengths[n]; ++page) {
-      batch.pages.push_back(page_id(table, i, page, data.size(0), kAttend));
+      batch.pages.push_back(page_id(table, i, page, pages, kAttend));
     }
   }
   return batch;
@@ -191,8 +201,8 @@ std::tuple<Tensor, Tensor> paged_attention(const Tensor& q_any, const Tensor& da
       .tiles = 0,
       .blocks = 0,
       .pages = {data.const_data_ptr(), layout, data.stride(0), data.stride(1), batch.pages.data()}};
-  Tensor out = new_heads(q, q.size(0), heads, p.tokens, value_dim, false);
-  Tensor lse = empty(q, {q.size(0), heads, p.tokens}, accumulator_type(q));
+  Tensor out = new_heads(q, q.size(0), heads, p.tokens, value_dim);
+  Tensor lse = new_lse(q, q.size(0), heads, p.tokens);
   if (lse.numel() > 0) attention::forward({p, heads_of(out), lse.mutable_data_ptr()});
   return {out, lse};
 }

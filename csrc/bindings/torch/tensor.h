@@ -22,6 +22,10 @@ using torch::stable::Tensor;
 inline void check(bool condition, const char* op, const std::string& message) {
   if (!condition) throw std::runtime_error(std::string("pyllm::") + op + ": " + message);
 }
+// The same without a string where all is well: some ops run for only a few microseconds.
+inline void check(bool condition, const char* op, const char* message) {
+  if (!condition) check(false, op, std::string(message));
+}
 
 inline DType dtype_of(const Tensor& x, const char* op, const char* argument) {
   switch (x.scalar_type()) {
@@ -40,8 +44,8 @@ inline DType dtype_of(const Tensor& x, const char* op, const char* argument) {
 }
 
 inline void check_same_dtype(const Tensor& x, const Tensor& other, const char* op, const char* argument) {
-  check(x.scalar_type() == other.scalar_type(), op,
-        std::string(argument) + " must have the same dtype as the first argument");
+  if (x.scalar_type() == other.scalar_type()) return;
+  check(false, op, std::string(argument) + " must have the same dtype as the first argument");
 }
 
 inline void check_same_shape(const Tensor& x, const Tensor& other, const char* op, const char* argument) {

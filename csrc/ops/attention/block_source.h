@@ -12,19 +12,25 @@ namespace {
   return page_layout(DType::f32, kBlock, p.head_dim, p.value_dim);
 }
 
-// The groups of a block whose pages lie where page_at(first key of the group) says.
+// The groups of a block whose pages lie where page_at(first key of the page, counted from the block's) says.
 template <class T, class PageAt>
 [[maybe_unused]] BlockView<T> view_pages(const PageLayout& at, const Block& b, const PageAt& page_at) {
   BlockView<T> view;
   view.run = at.page_size;
   view.value_width = at.value_width;
-  const int64_t groups = ceil_div(b.keys, kKeyGroup);
-  for (int64_t g = 0; g < kBlockGroups; ++g) {
-    const int64_t key = smaller(g, groups - 1) * kKeyGroup;
+  int64_t g = 0;
+  for (int64_t key = 0; key < b.keys; key += at.page_size) {
     const T* page = page_at(key);
-    view.keys[g] = page + at.key_group(key % at.page_size);
-    view.values[g] = page + at.value_row(key % at.page_size);
+    for (int64_t slot = 0; slot < at.page_size && key + slot < b.keys; slot += kKeyGroup, ++g) {
+      view.keys[g] = page + at.key_group(slot);
+      view.values[g] = page + at.value_row(slot);
+    }
   }
+  for (; g < kBlockGroups + kStretchGroups; ++g) {
+    view.keys[g] = view.keys[g - 1];
+    view.values[g] = view.values[g - 1];
+  }
+  view.after = view.values[g - 1];
   return view;
 }
 
@@ -32,11 +38,13 @@ template <class T>
 [[maybe_unused]] BlockView<T> view_cache(const Problem& p, const Sequence& s, int64_t kv_head,
                                          const Block& b) {
   const PagedKeys& pages = p.pages;
-  const int64_t* table = pages.table + s.first_page;
-  const T* data = static_cast<const T*>(pages.data) + kv_head * pages.head_stride;
-  return view_pages<T>(pages.layout, b, [&](int64_t key) {
-    return data + table[(b.first + key) / pages.layout.page_size] * pages.page_stride;
-  });
+  const auto page_of = [&](int64_t key) {
+    const int64_t page = pages.table[s.first_page + key / pages.layout.page_size];
+    return static_cast<const T*>(pages.data) + kv_head * pages.head_stride + page * pages.page_stride;
+  };
+  BlockView<T> view = view_pages<T>(pages.layout, b, [&](int64_t key) { return page_of(b.first + key); });
+  if (b.first + kBlock < s.kv_len) view.after = page_of(b.first + kBlock);
+  return view;
 }
 
 [[maybe_unused]] inline BlockView<float> view_floats(const Problem& p, const Block& b, const float* block) {
