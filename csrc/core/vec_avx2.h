@@ -23,6 +23,12 @@ inline Vec sqrt(Vec a) { return _mm256_sqrt_ps(a); }
 inline Vec round(Vec a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Vec abs(Vec a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 
+// Within 2^-22 for finite a: an estimate and a step of Newton's.
+inline Vec approximate_reciprocal(Vec a) {
+  const Vec y = _mm256_rcp_ps(a);
+  return _mm256_mul_ps(y, _mm256_fnmadd_ps(a, y, set1(2.0f)));
+}
+
 inline Mask less(Vec a, Vec b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 inline Mask is_nan(Vec a) { return _mm256_cmp_ps(a, a, _CMP_UNORD_Q); }
 inline __m256i first_lanes_integer(int64_t n) {

@@ -21,6 +21,9 @@ inline Vec sqrt(Vec a) { return _mm512_sqrt_ps(a); }
 inline Vec round(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Vec abs(Vec a) { return _mm512_abs_ps(a); }
 
+// Within 2^-14.
+inline Vec approximate_reciprocal(Vec a) { return _mm512_rcp14_ps(a); }
+
 inline Mask less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 inline Mask is_nan(Vec a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
 inline Mask first_lanes(int64_t n) { return static_cast<Mask>((1u << n) - 1u); }

@@ -25,6 +25,12 @@ inline Vec sqrt(Vec a) { return vsqrtq_f32(a); }
 inline Vec round(Vec a) { return vrndnq_f32(a); }
 inline Vec abs(Vec a) { return vabsq_f32(a); }
 
+// Within 2^-16: an estimate and a step of Newton's.
+inline Vec approximate_reciprocal(Vec a) {
+  const Vec y = vrecpeq_f32(a);
+  return vmulq_f32(y, vrecpsq_f32(a, y));
+}
+
 inline Mask less(Vec a, Vec b) { return vcltq_f32(a, b); }
 inline Mask is_nan(Vec a) { return vmvnq_u32(vceqq_f32(a, a)); }
 inline Mask first_lanes(int64_t n) {

@@ -3,6 +3,7 @@
 from pyllm.ops.adamw import adamw_step
 from pyllm.ops.attention import attention
 from pyllm.ops.gradient_norm import gradient_norm
+from pyllm.ops.layer_norm import layer_norm
 from pyllm.ops.linear import linear
 from pyllm.ops.linear_cross_entropy import linear_cross_entropy
 from pyllm.ops.paged_attention import PagedKVCache, paged_attention, write_kv
@@ -17,6 +18,7 @@ __all__ = [
     "attention",
     "glu",
     "gradient_norm",
+    "layer_norm",
     "linear",
     "linear_cross_entropy",
     "paged_attention",

@@ -51,6 +51,19 @@ def has_kernels(x: torch.Tensor) -> bool:
     return False
 
 
+def runs_kernels(x: torch.Tensor) -> bool:
+    """`has_kernels`, with a short way for the common case: a call of a small op takes no longer than its checks."""
+    return (LOADED and x.is_cpu) or has_kernels(x)
+
+
+def call(op: Callable[..., Any], *args: Any) -> Any:
+    """Runs `op`, past its autograd kernel if no gradient is wanted: that kernel is Python and costs 10 us a call."""
+    if torch.is_grad_enabled() or torch.is_inference_mode_enabled() or torch.compiler.is_compiling():
+        return op(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
+
+
 def register_fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: registers a shape function for `pyllm::name`, if the operators are loaded."""
 

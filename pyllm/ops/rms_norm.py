@@ -43,13 +43,18 @@ def rms_norm(
     Raises:
         ValueError: shapes do not fit. TypeError: dtypes do not fit.
     """
-    _check(x, weight, residual)
-    if not _library.has_kernels(x):
+    if not _library.runs_kernels(x):
+        _check(x, weight, residual)
         return rms_norm_reference(x, weight, eps, residual=residual, weight_offset=weight_offset)
-    if residual is None:
-        return torch.ops.pyllm.rms_norm.default(x, weight, eps, weight_offset)[0]
-    y, residual_out, _ = torch.ops.pyllm.add_rms_norm.default(x, residual, weight, eps, weight_offset)
-    return y, residual_out
+    try:
+        if residual is None:
+            return _library.call(torch.ops.pyllm.rms_norm.default, x, weight, eps, weight_offset)[0]
+        op = torch.ops.pyllm.add_rms_norm.default
+        y, residual_out, _ = _library.call(op, x, residual, weight, eps, weight_offset)
+        return y, residual_out
+    except RuntimeError:
+        _check(x, weight, residual)  # the kernel's shim checks the same: here only to say it in full
+        raise
 
 
 def rms_norm_reference(
@@ -92,6 +97,7 @@ def _rstd_like(x: Tensor) -> Tensor:
 
 @_library.register_fake("rms_norm")
 def _(x: Tensor, weight: Tensor, eps: float, weight_offset: float) -> tuple[Tensor, Tensor]:
+    _check(x, weight, None)
     return x.new_empty(x.shape), _rstd_like(x)
 
 
@@ -99,6 +105,7 @@ def _(x: Tensor, weight: Tensor, eps: float, weight_offset: float) -> tuple[Tens
 def _(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float, weight_offset: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    _check(x, weight, residual)
     return x.new_empty(x.shape), x.new_empty(x.shape), _rstd_like(x)
 
 

@@ -40,19 +40,22 @@ def rope(
     Raises:
         ValueError: shapes do not fit. TypeError: dtypes do not fit. IndexError: a position has no row in cos and sin.
     """
-    _check(q, k, cos, sin, position_ids)
-    if not _library.has_kernels(q):
+    if not _library.runs_kernels(q):
+        _check(q, k, cos, sin, position_ids)
         _check_positions(position_ids, cos)
         return rope_reference(q, k, cos, sin, position_ids=position_ids, interleaved=interleaved)
-    wide = torch.promote_types(q.dtype, torch.float32)
-    positions = None if position_ids is None else position_ids.long()
-    arguments = (q, k, cos.to(wide), sin.to(wide), positions, interleaved, False)
+    wide = torch.float64 if q.dtype is torch.float64 else torch.float32
+    if cos.dtype is not wide or sin.dtype is not wide:
+        _check_dtypes(q, k, cos, sin, position_ids)
+        cos, sin = cos.to(wide), sin.to(wide)
+    if position_ids is not None and position_ids.dtype is torch.int32:
+        position_ids = position_ids.long()
     try:
-        return torch.ops.pyllm.rope.default(*arguments)
+        return _library.call(torch.ops.pyllm.rope.default, q, k, cos, sin, position_ids, interleaved, False)
     except RuntimeError:
-        _check_positions(
-            position_ids, cos
-        )  # the kernel checks them too: here only to say it as an IndexError
+        # The kernel's shim checks the same: here only to say it in full.
+        _check(q, k, cos, sin, position_ids)
+        _check_positions(position_ids, cos)
         raise
 
 
@@ -146,6 +149,7 @@ def _(
     interleaved: bool,
     inverse: bool,
 ) -> tuple[Tensor, Tensor]:
+    _check(q, k, cos, sin, position_ids)
     return q.new_empty(q.shape), k.new_empty(k.shape)
 
 

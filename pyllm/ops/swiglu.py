@@ -42,10 +42,14 @@ def glu(gate: Tensor, up: Tensor, activation: str = "silu") -> Tensor:
     Raises:
         ValueError: shapes differ, or the activation is unknown. TypeError: dtypes do not fit.
     """
-    _check(gate, up, activation)
-    if not _library.has_kernels(gate):
+    if not _library.runs_kernels(gate):
+        _check(gate, up, activation)
         return glu_reference(gate, up, activation)
-    return torch.ops.pyllm.glu.default(gate, up, activation)
+    try:
+        return _library.call(torch.ops.pyllm.glu.default, gate, up, activation)
+    except RuntimeError:
+        _check(gate, up, activation)  # the kernel's shim checks the same: here only to say it in full
+        raise
 
 
 def glu_reference(gate: Tensor, up: Tensor, activation: str = "silu") -> Tensor:
@@ -70,6 +74,7 @@ def _check(gate: Tensor, up: Tensor, activation: str) -> None:
 
 @_library.register_fake("glu")
 def _(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    _check(gate, up, activation)
     return gate.new_empty(gate.shape)
 
 

@@ -42,6 +42,9 @@ inline std::vector<std::string> levels() {
 // Ops run on this many threads from now on.
 void set_threads(int threads);
 
+// The dtype of sums and statistics of tensors of `dtype`.
+inline DType accumulator(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
+
 inline double read(DType dtype, const void* data, int64_t i) {
   double value = 0;
   visit(dtype, [&](auto zero) { value = to_double(static_cast<const decltype(zero)*>(data)[i]); });

@@ -15,6 +15,7 @@ namespace pyllm::test {
 
 void test_attention();
 void test_dtypes();
+void test_layer_norm();
 void test_linear();
 void test_parallel();
 void race();
@@ -23,6 +24,7 @@ void test_rope();
 void test_swiglu();
 
 void fuzz_attention(Dice&);
+void fuzz_layer_norm(Dice&);
 void fuzz_linear(Dice&);
 void fuzz_rms_norm(Dice&);
 void fuzz_rope(Dice&);
@@ -58,9 +60,9 @@ using namespace pyllm::test;
 
 void run_fixed() {
   const std::pair<const char*, void (*)()> tests[] = {
-      {"attention", test_attention}, {"dtypes", test_dtypes},     {"linear", test_linear},
-      {"parallel", test_parallel},   {"rms_norm", test_rms_norm}, {"rope", test_rope},
-      {"swiglu", test_swiglu}};
+      {"attention", test_attention}, {"dtypes", test_dtypes},     {"layer_norm", test_layer_norm},
+      {"linear", test_linear},       {"parallel", test_parallel}, {"rms_norm", test_rms_norm},
+      {"rope", test_rope},           {"swiglu", test_swiglu}};
   for (const auto& [name, test] : tests) {
     test();
     std::printf("%s ok\n", name);
@@ -68,14 +70,15 @@ void run_fixed() {
 }
 
 void run_random(double seconds, uint64_t seed) {
-  void (*const fuzzers[])(Dice&) = {fuzz_attention, fuzz_linear, fuzz_rms_norm, fuzz_rope, fuzz_swiglu};
+  void (*const fuzzers[])(Dice&) = {fuzz_attention, fuzz_linear, fuzz_layer_norm,
+                                    fuzz_rms_norm,  fuzz_rope,   fuzz_swiglu};
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
   int64_t cases = 0;
   for (; std::chrono::steady_clock::now() < end; ++seed, ++cases) {
     g_where = " (random case: seed " + std::to_string(seed) + ")";
     Dice dice(seed);
     // Attention and products have the most paths.
-    fuzzers[dice.coin() ? 0 : dice.coin() ? 1 : dice.number(2, 4)](dice);
+    fuzzers[dice.coin() ? 0 : dice.coin() ? 1 : dice.number(2, 5)](dice);
   }
   std::printf("%lld random cases ok\n", static_cast<long long>(cases));
 }

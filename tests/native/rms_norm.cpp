@@ -5,8 +5,6 @@
 namespace pyllm::test {
 namespace {
 
-DType accumulator(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
-
 // Forward with a residual, then backward: y, h, grad_x, grad_weight.
 std::vector<Values> norm(DType dtype, int64_t rows, int64_t columns) {
   const int64_t count = rows * columns;

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.assets import REPOSITORY
 
 SANITIZERS = ("address", "undefined", "thread")
-OPS = ("attention", "dtypes", "linear", "parallel", "rms_norm", "rope", "swiglu")
+OPS = ("attention", "dtypes", "layer_norm", "linear", "parallel", "rms_norm", "rope", "swiglu")
 
 
 def tool(name: str) -> str | None:

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -49,21 +50,35 @@ inline void check_same_dtype(const Tensor& x, const Tensor& other, const char* o
 }
 
 inline void check_same_shape(const Tensor& x, const Tensor& other, const char* op, const char* argument) {
-  bool same = x.dim() == other.dim();
-  for (int64_t i = 0; same && i < x.dim(); ++i) same = x.size(i) == other.size(i);
-  check(same, op, std::string(argument) + " must have the same shape as the first argument");
+  const auto shape = x.sizes(), other_shape = other.sizes();
+  if (std::equal(shape.begin(), shape.end(), other_shape.begin(), other_shape.end())) return;
+  check(false, op, std::string(argument) + " must have the same shape as the first argument");
 }
 
 inline std::vector<int64_t> shape_of(const Tensor& x) {
   return std::vector<int64_t>(x.sizes().begin(), x.sizes().end());
 }
 
-// Uninitialized and contiguous, on x's device; dtype as x unless given.
-inline Tensor empty(const Tensor& x, const std::vector<int64_t>& shape) {
-  return torch::stable::new_empty(x, shape);
+// Uninitialized and contiguous, in main memory. Straight to the allocator: torch's new_empty is an operator,
+// and a call through the dispatcher takes longer than a norm of one row.
+inline Tensor empty(const std::vector<int64_t>& shape, int32_t dtype) {
+  std::vector<int64_t> strides(shape.size());
+  int64_t stride = 1;
+  for (size_t i = shape.size(); i-- > 0; stride *= std::max<int64_t>(shape[i], 1)) strides[i] = stride;
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
+                                                         strides.data(), dtype, aoti_torch_device_type_cpu(),
+                                                         0, &handle));
+  return Tensor(handle);
 }
-inline Tensor empty(const Tensor& x, const std::vector<int64_t>& shape, ScalarType dtype) {
-  return torch::stable::new_empty(x, shape, dtype);
+// dtype as x unless given.
+inline Tensor empty(const Tensor& x, const std::vector<int64_t>& shape) {
+  int32_t dtype = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
+  return empty(shape, dtype);
+}
+inline Tensor empty(const Tensor&, const std::vector<int64_t>& shape, ScalarType dtype) {
+  return empty(shape, torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)));
 }
 
 // The dtype sums are kept in: float64 for float64, otherwise float32.

@@ -50,8 +50,4 @@ extern const Kernels kernels_scalar;
 void forward(const Forward&);
 void backward(const Backward&);
 
-// Parts of the weight gradient's sum: at least 64 rows each and at most 64 of them.
-constexpr int64_t part_rows(int64_t rows) { return rows <= 64 * 64 ? 64 : (rows + 63) / 64; }
-constexpr int64_t part_count(int64_t rows) { return (rows + part_rows(rows) - 1) / part_rows(rows); }
-
 }  // namespace pyllm::rms_norm
