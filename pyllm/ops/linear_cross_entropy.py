@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import torch
@@ -115,21 +116,27 @@ def linear_cross_entropy(
         )
     # float64 is what autocast leaves alone.
     weights = None if token_weight is None else token_weight.to(torch.float64)
-    loss, lse = torch.ops.pyllm.linear_cross_entropy.default(
-        x,
-        weight,
-        target,
-        bias,
-        weights,
+    tensors = (x, weight, target, bias, weights)
+    options = (
         ignore_index,
         label_smoothing,
         z_loss,
         softcap or 0.0,
         temperature,
         _REDUCTIONS.index(reduction),
-        return_lse,
     )
+    wanted = [torch.is_grad_enabled() and t is not None and t.requires_grad for t in (x, weight, bias)]
+    if any(wanted) and reduction != "none" and not return_lse and _computes_in_float32(x):
+        loss: Tensor = torch.ops.pyllm.linear_cross_entropy_fused.default(*tensors, *options, *wanted)[0]
+        return loss
+    loss, lse = torch.ops.pyllm.linear_cross_entropy.default(*tensors, *options, return_lse)
     return (loss, lse) if return_lse else loss
+
+
+def _computes_in_float32(x: Tensor) -> bool:
+    """Gradients are formed during forward for float32 alone: a float16 one would underflow before it is scaled, and
+    16-bit formats would need a float32 gradient of the whole weight."""
+    return x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
 
 
 def linear_cross_entropy_reference(
@@ -272,6 +279,36 @@ def _(
     return _outputs_like(x, target, reduction)
 
 
+def _gradients_like(
+    x: Tensor, weight: Tensor, wanted: Sequence[bool], wide_weight: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        x.new_empty(x.shape if wanted[0] else (0,)),
+        weight.new_empty(
+            weight.shape if wanted[1] else (0,), dtype=torch.float32 if wide_weight else weight.dtype
+        ),
+        x.new_empty(weight.shape[:1] if wanted[2] else (0,)),
+    )
+
+
+@_library.register_fake("linear_cross_entropy_fused")
+def _(
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    token_weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float,
+    temperature: float,
+    reduction: int,
+    *wanted: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return (*_outputs_like(x, target, reduction), *_gradients_like(x, weight, wanted))
+
+
 @_library.register_fake("linear_cross_entropy_backward")
 def _(
     grad_loss: Tensor,
@@ -291,31 +328,68 @@ def _(
     wants_x: bool,
     wants_weight: bool,
     wants_bias: bool,
+    wide_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        x.new_empty(x.shape if wants_x else (0,)),
-        x.new_empty(weight.shape if wants_weight else (0,)),
-        x.new_empty(weight.shape[:1] if wants_bias else (0,)),
-    )
+    return _gradients_like(x, weight, (wants_x, wants_weight, wants_bias), wide_weight)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, target, bias, token_weight, *ctx.options, ctx.lse_everywhere = inputs
     if not ctx.lse_everywhere:
         ctx.mark_non_differentiable(output[1])
+    ctx.wide_weight = _wants_wide_gradient(weight)
     ctx.save_for_backward(x, weight, target, bias, token_weight, output[1])
 
 
+def _wants_wide_gradient(weight: Tensor) -> bool:
+    """True for a 16-bit parameter whose `grad_dtype` is float32."""
+    return weight.is_leaf and weight.dtype.itemsize == 2 and weight.grad_dtype == torch.float32
+
+
 def _backward(ctx: Any, grad_loss: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, target, bias, token_weight, lse = ctx.saved_tensors
     wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[3])
-    through_lse = grad_lse if ctx.lse_everywhere else None
-    grads = torch.ops.pyllm.linear_cross_entropy_backward.default(
-        grad_loss, through_lse, x, weight, target, bias, token_weight, lse, *ctx.options, *wanted
-    )
+    grads = _gradients(ctx, grad_loss, grad_lse if ctx.lse_everywhere else None, wanted, ctx.wide_weight)
     grad_x, grad_weight, grad_bias = (grad if w else None for grad, w in zip(grads, wanted, strict=True))
     return (grad_x, grad_weight, None, grad_bias, *[None] * 8)
 
 
+def _gradients(
+    ctx: Any, grad_loss: Tensor, grad_lse: Tensor | None, wanted: Sequence[bool], wide_weight: bool = False
+) -> Sequence[Tensor]:
+    x, weight, target, bias, token_weight, lse = ctx.saved_tensors
+    grads: Sequence[Tensor] = torch.ops.pyllm.linear_cross_entropy_backward.default(
+        *(grad_loss, grad_lse, x, weight, target, bias, token_weight, lse), *ctx.options, *wanted, wide_weight
+    )
+    return grads
+
+
+def _setup_fused(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, target, bias, token_weight, *rest = inputs
+    ctx.options, ctx.wanted = rest[:-3], rest[-3:]
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(x, weight, target, bias, token_weight, output[1])
+    ctx.gradients = output[2:]
+
+
+def _backward_fused(ctx: Any, grad_loss: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    grads = _scaled_gradients(ctx, grad_loss)
+    grad_x, grad_weight, grad_bias = (grad if w else None for grad, w in zip(grads, ctx.wanted, strict=True))
+    return (grad_x, grad_weight, None, grad_bias, *[None] * 10)
+
+
+def _scaled_gradients(ctx: Any, grad_loss: Tensor) -> Sequence[Tensor]:
+    """What forward formed, times `grad_loss`. In place, as a copy would double what the op takes; so a second pass
+    through a retained graph makes its gradients again."""
+    if type(grad_loss) is not Tensor:  # a graph is being traced, and its compiler plans the memory
+        return [grad * grad_loss for grad in ctx.gradients]
+    formed, ctx.gradients = ctx.gradients, None
+    scale = grad_loss.item()
+    # Gradients that are zero because nothing counts stay so under an infinite or NaN scale.
+    if formed is None or not math.isfinite(scale):
+        return _gradients(ctx, grad_loss, None, ctx.wanted)
+    return formed if scale == 1.0 else [grad.mul_(scale) for grad in formed]
+
+
 _library.register_autograd("linear_cross_entropy", _backward, _setup)
+_library.register_autograd("linear_cross_entropy_fused", _backward_fused, _setup_fused)
 _library.register_autocast("linear_cross_entropy", lower=True)

@@ -106,10 +106,13 @@ def test_opcheck() -> None:
     torch.library.opcheck(op.default, (x, weight, target, bias, weights, *options, 2, True))
     torch.library.opcheck(op.default, (x, weight, target, None, None, *options, 0, False))
     dense = [t.detach() for t in (x, weight, target, bias, weights)]
-    for reduction, wanted in ((0, (True, True, True)), (2, (False, True, False))):
+    for reduction, wanted in ((0, (True, True, True, False)), (2, (False, True, False, True))):
         loss, lse = op.default(*dense, *options, reduction, True)
         arguments = (loss, lse, *dense, lse, *options, reduction, *wanted)
         torch.library.opcheck(backward.default, arguments)
+    fused = torch.ops.pyllm.linear_cross_entropy_fused.default
+    torch.library.opcheck(fused, (x, weight, target, bias, weights, *options, 2, True, True, True))
+    torch.library.opcheck(fused, (x, weight, target, None, None, *options, 1, True, False, False))
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])

@@ -92,11 +92,40 @@ std::tuple<Tensor, Tensor> linear_cross_entropy(const Tensor& x, const Tensor& w
   return {loss, lse};
 }
 
+// A gradient like `of`, in float if `wide`, or an empty tensor where it is not wanted.
+Tensor gradient_of(const Tensor& of, bool wanted, bool wide = false) {
+  return empty(of, wanted ? shape_of(of) : std::vector<int64_t>{0},
+               wide ? ScalarType::Float : of.scalar_type());
+}
+
+void* pointer_if(Tensor& gradient, bool wanted) { return wanted ? gradient.mutable_data_ptr() : nullptr; }
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> linear_cross_entropy_fused(
+    const Tensor& x, const Tensor& weight, const Tensor& target, std::optional<Tensor> bias,
+    std::optional<Tensor> token_weight, int64_t ignore_index, double label_smoothing, double z_loss,
+    double softcap, double temperature, int64_t reduction, bool wants_x, bool wants_weight, bool wants_bias) {
+  const Inputs in = make_inputs(x, weight, target, bias, token_weight, ignore_index, label_smoothing, z_loss,
+                                softcap, temperature, reduction);
+  check(in.problem.reduction != lce::Reduction::none, kOp, "the fused form needs a reduction");
+  Tensor loss = empty(x, {}, accumulator_type(x)), lse = empty(x, shape_of(target), accumulator_type(x));
+  Tensor grad_x = gradient_of(x, wants_x), grad_weight = gradient_of(weight, wants_weight);
+  Tensor grad_bias = empty(x, {wants_bias ? weight.size(0) : 0});
+  lce::forward_backward({.forward = {.problem = in.problem,
+                                     .lse_everywhere = false,
+                                     .loss = loss.mutable_data_ptr(),
+                                     .lse = lse.mutable_data_ptr()},
+                         .grad_x = pointer_if(grad_x, wants_x),
+                         .grad_weight = pointer_if(grad_weight, wants_weight),
+                         .grad_bias = pointer_if(grad_bias, wants_bias)});
+  return {loss, lse, grad_x, grad_weight, grad_bias};
+}
+
 std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
     const Tensor& grad_loss_any, std::optional<Tensor> grad_lse_any, const Tensor& x, const Tensor& weight,
     const Tensor& target, std::optional<Tensor> bias, std::optional<Tensor> token_weight,
     const Tensor& lse_any, int64_t ignore_index, double label_smoothing, double z_loss, double softcap,
-    double temperature, int64_t reduction, bool wants_x, bool wants_weight, bool wants_bias) {
+    double temperature, int64_t reduction, bool wants_x, bool wants_weight, bool wants_bias,
+    bool wide_weight) {
   const Inputs in = make_inputs(x, weight, target, bias, token_weight, ignore_index, label_smoothing, z_loss,
                                 softcap, temperature, reduction);
   const bool per_token = in.problem.reduction == lce::Reduction::none;
@@ -108,16 +137,17 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
   check(holds(grad_loss, per_token ? target.numel() : 1), kOp, "grad_loss must be as loss");
   check(holds(lse, target.numel()) && (!grad_lse || holds(*grad_lse, target.numel())), kOp,
         "lse and grad_lse must hold one accumulator per row of x");
-  Tensor grad_x = empty(x, wants_x ? shape_of(x) : std::vector<int64_t>{0});
-  Tensor grad_weight = empty(x, wants_weight ? shape_of(weight) : std::vector<int64_t>{0});
+  check(!wide_weight || x.scalar_type() != ScalarType::Double, kOp, "wide_weight is for narrower weights");
+  Tensor grad_x = gradient_of(x, wants_x), grad_weight = gradient_of(weight, wants_weight, wide_weight);
   Tensor grad_bias = empty(x, {wants_bias ? weight.size(0) : 0});
   lce::backward({.problem = in.problem,
                  .grad_loss = grad_loss.const_data_ptr(),
                  .grad_lse = pointer_or_null(grad_lse),
                  .lse = lse.const_data_ptr(),
-                 .grad_x = wants_x ? grad_x.mutable_data_ptr() : nullptr,
-                 .grad_weight = wants_weight ? grad_weight.mutable_data_ptr() : nullptr,
-                 .grad_bias = wants_bias ? grad_bias.mutable_data_ptr() : nullptr});
+                 .grad_x = pointer_if(grad_x, wants_x),
+                 .grad_weight = pointer_if(grad_weight, wants_weight),
+                 .grad_bias = pointer_if(grad_bias, wants_bias),
+                 .wide_grad_weight = wide_weight});
   return {grad_x, grad_weight, grad_bias};
 }
 
@@ -130,14 +160,21 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
       "reduction, "
       "bool lse_everywhere) -> (Tensor, Tensor)");
   m.def(
+      "linear_cross_entropy_fused(Tensor x, Tensor weight, Tensor target, Tensor? bias, Tensor? "
+      "token_weight, "
+      "int ignore_index, float label_smoothing, float z_loss, float softcap, float temperature, int "
+      "reduction, bool wants_x, bool wants_weight, bool wants_bias) -> (Tensor, Tensor, Tensor, Tensor, "
+      "Tensor)");
+  m.def(
       "linear_cross_entropy_backward(Tensor grad_loss, Tensor? grad_lse, Tensor x, Tensor weight, "
       "Tensor target, Tensor? bias, Tensor? token_weight, Tensor lse, int ignore_index, "
       "float label_smoothing, float z_loss, float softcap, float temperature, int reduction, bool wants_x, "
-      "bool wants_weight, bool wants_bias) -> (Tensor, Tensor, Tensor)");
+      "bool wants_weight, bool wants_bias, bool wide_weight) -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) {
   m.impl("linear_cross_entropy", TORCH_BOX(&linear_cross_entropy));
+  m.impl("linear_cross_entropy_fused", TORCH_BOX(&linear_cross_entropy_fused));
   m.impl("linear_cross_entropy_backward", TORCH_BOX(&linear_cross_entropy_backward));
 }
 

@@ -10,8 +10,18 @@
 namespace pyllm::linear_cross_entropy {
 
 PYLLM_DECLARE_PORTABLE(Kernels, kernels);
+PYLLM_DECLARE_PORTABLE(FusedKernels, fused_kernels);
 
 namespace {
+
+constexpr FusedKernels kNotFused = {nullptr};
+
+// Null where both directions run one after the other.
+auto fused_kernel_for(DType dtype) {
+  static constexpr Levels<FusedKernels> kLevels = {.scalar = &kNotFused,
+                                                   PYLLM_PORTABLE_LEVELS(fused_kernels)};
+  return (dtype == DType::f32 ? kLevels.active() : kNotFused).run;
+}
 
 // Doubles always run the reference.
 const Kernels& kernels_for(DType dtype) {
@@ -74,6 +84,43 @@ double token_loss(const Problem& p, const Statistics& s, double lse) {
   return (1 - p.label_smoothing) * nll + p.label_smoothing * mean_nll + p.z_loss * lse * lse;
 }
 
+// The rows that forward computes; lse and losses of the others become 0.
+RowList rows_of(const Forward& f) {
+  const Problem& p = f.problem;
+  const Scalars loss(p.dtype, f.loss), lse(p.dtype, f.lse);
+  RowList list;
+  for (int64_t token = 0; token < p.tokens; ++token) {
+    if (f.lse_everywhere || is_counted(p, token)) list.add(p, token);
+    lse.set(token, 0);
+    if (p.reduction == Reduction::none) loss.set(token, 0);
+  }
+  return list;
+}
+
+// lse and losses from the rows' statistics.
+void finish_forward(const Forward& f, const Rows& rows, const Statistics* statistics) {
+  const Problem& p = f.problem;
+  const Scalars loss(p.dtype, f.loss), lse(p.dtype, f.lse);
+  double total = 0;
+  for (int64_t row = 0; row < rows.count; ++row) {
+    const Statistics& s = statistics[row];
+    const int64_t token = rows.token[row];
+    const double row_lse = s.max + std::log(s.sum);
+    lse.set(token, row_lse);
+    if (rows.target[row] < 0) continue;
+    const double weighted = weight_of(p, token) * token_loss(p, s, row_lse);
+    if (p.reduction == Reduction::none) loss.set(token, weighted);
+    total += weighted;
+  }
+  if (p.reduction != Reduction::none) loss.set(0, total / divisor(p));
+}
+
+void clear_row(const Problem& p, void* grad_x, int64_t token) {
+  if (!grad_x) return;
+  const int64_t bytes = p.hidden * size_of(p.dtype);
+  std::memset(static_cast<char*>(grad_x) + token * bytes, 0, static_cast<size_t>(bytes));
+}
+
 }  // namespace
 
 int64_t first_bad_target(const int64_t* target, int64_t tokens, int64_t vocab, int64_t ignore_index) {
@@ -84,53 +131,57 @@ int64_t first_bad_target(const int64_t* target, int64_t tokens, int64_t vocab, i
 }
 
 void forward(const Forward& f) {
-  const Problem& p = f.problem;
-  const Scalars loss(p.dtype, f.loss), lse(p.dtype, f.lse);
-  const bool per_token = p.reduction == Reduction::none;
-  RowList list;
-  for (int64_t token = 0; token < p.tokens; ++token) {
-    if (f.lse_everywhere || is_counted(p, token)) list.add(p, token);
-    lse.set(token, 0);
-    if (per_token) loss.set(token, 0);
-  }
+  const RowList list = rows_of(f);
   const Rows rows = list.view();
   std::vector<Statistics> statistics(static_cast<size_t>(rows.count));
-  if (rows.count) kernels_for(p.dtype).forward(p, rows, statistics.data());
-  double total = 0;
-  for (int64_t row = 0; row < rows.count; ++row) {
-    const Statistics& s = statistics[static_cast<size_t>(row)];
-    const int64_t token = rows.token[row];
-    const double row_lse = s.max + std::log(s.sum);
-    lse.set(token, row_lse);
-    if (rows.target[row] < 0) continue;
-    const double weighted = weight_of(p, token) * token_loss(p, s, row_lse);
-    if (per_token) loss.set(token, weighted);
-    total += weighted;
-  }
-  if (!per_token) loss.set(0, total / divisor(p));
+  if (rows.count) kernels_for(f.problem.dtype).forward(f.problem, rows, statistics.data());
+  finish_forward(f, rows, statistics.data());
 }
 
 void backward(const Backward& b) {
   const Problem& p = b.problem;
   const Scalars grad_loss(p.dtype, b.grad_loss), grad_lse(p.dtype, b.grad_lse), lse(p.dtype, b.lse);
   const double scale = 1 / divisor(p);
-  const int64_t row_bytes = p.hidden * size_of(p.dtype);
   RowList list;
   std::vector<Coefficients> coefficients;
   for (int64_t token = 0; token < p.tokens; ++token) {
     const double weight = weight_of(p, token) * scale;
     // Where nothing counts, an infinite or NaN incoming gradient has no path to the logits.
     const double g = weight == 0 ? 0 : weight * grad_loss[p.reduction == Reduction::none ? token : 0];
-    const double through_lse = (grad_lse ? grad_lse[token] : 0) + 2 * p.z_loss * lse[token] * g;
+    const double through_lse = grad_lse ? grad_lse[token] : 0;
     if (g == 0 && through_lse == 0) {
-      if (b.grad_x) std::memset(static_cast<char*>(b.grad_x) + token * row_bytes, 0, size_t(row_bytes));
+      clear_row(p, b.grad_x, token);
       continue;
     }
     list.add(p, token);
-    coefficients.push_back({lse[token], g + through_lse, g * (1 - p.label_smoothing),
-                            g * p.label_smoothing / static_cast<double>(p.vocab)});
+    coefficients.push_back(coefficients_of(p, lse[token], g, through_lse));
   }
   kernels_for(p.dtype).backward(b, list.view(), coefficients.data());
+}
+
+void forward_backward(const ForwardBackward& fb) {
+  const Problem& p = fb.forward.problem;
+  const auto run = fused_kernel_for(p.dtype);
+  if (!run) {
+    forward(fb.forward);
+    const double one = 1;
+    const float narrow_one = 1;
+    const void* grad_loss = p.dtype == DType::f64 ? static_cast<const void*>(&one) : &narrow_one;
+    return backward({p, grad_loss, nullptr, fb.forward.lse, fb.grad_x, fb.grad_weight, fb.grad_bias});
+  }
+  const RowList list = rows_of(fb.forward);
+  const Rows rows = list.view();
+  const double scale = 1 / divisor(p);
+  std::vector<double> weights(static_cast<size_t>(rows.count));
+  for (int64_t row = 0; row < rows.count; ++row) {
+    weights[static_cast<size_t>(row)] = weight_of(p, rows.token[row]) * scale;
+  }
+  std::vector<Statistics> statistics(static_cast<size_t>(rows.count));
+  for (int64_t token = 0; token < p.tokens; ++token) {
+    if (!is_counted(p, token)) clear_row(p, fb.grad_x, token);
+  }
+  run(fb, rows, weights.data(), statistics.data());
+  finish_forward(fb.forward, rows, statistics.data());
 }
 
 }  // namespace pyllm::linear_cross_entropy

@@ -47,6 +47,15 @@ struct Backward {
   void* grad_x;           // each may be null: not wanted
   void* grad_weight;
   void* grad_bias;
+  bool wide_grad_weight = false;  // grad_weight is float, whatever the weight is (not for f64)
+};
+
+// The loss and its gradients at once, for Reduction::sum and mean and an incoming gradient of 1.
+struct ForwardBackward {
+  Forward forward;
+  void* grad_x;  // each may be null: not wanted
+  void* grad_weight;
+  void* grad_bias;
 };
 
 // The first token whose target is neither in [0, vocab) nor ignore_index, or -1.
@@ -54,6 +63,7 @@ int64_t first_bad_target(const int64_t* target, int64_t tokens, int64_t vocab, i
 
 void forward(const Forward&);
 void backward(const Backward&);
+void forward_backward(const ForwardBackward&);
 
 // --- what the levels provide
 // ---------------------------------------------------------------------------------
@@ -75,6 +85,12 @@ struct Coefficients {
   double lse, softmax, target, all;
 };
 
+// `gradient` is that of the token's loss, `through_lse` what comes from lse besides.
+inline Coefficients coefficients_of(const Problem& p, double lse, double gradient, double through_lse) {
+  return {lse, gradient + through_lse + 2 * p.z_loss * lse * gradient, gradient * (1 - p.label_smoothing),
+          gradient * p.label_smoothing / static_cast<double>(p.vocab)};
+}
+
 struct Kernels {
   void (*forward)(const Problem&, const Rows&, Statistics*);
   // Writes the given rows of grad_x alone, all of grad_weight and grad_bias.
@@ -83,7 +99,14 @@ struct Kernels {
 
 extern const Kernels kernels_scalar;
 
-// Exponentials are summed in blocks of this many columns, the blocks in order.
-constexpr int64_t kBlock = 256;
+// Vocabulary rows whose logits are made at a time. Exponentials are summed block by block, so the size is
+// part of the arithmetic: the same at every level and in every pass. A multiple of the register tiles' 8, 16
+// and 48 rows.
+constexpr int64_t kBlock = 192;
+
+// Both directions in one: f32 only. weight[r] is the gradient of row r's loss. Writes what backward writes.
+struct FusedKernels {
+  void (*run)(const ForwardBackward&, const Rows&, const double* weight, Statistics*);
+};
 
 }  // namespace pyllm::linear_cross_entropy

@@ -1,307 +1,201 @@
-// A tile of logits is made, used and forgotten; memory never sees it.
+// Each direction alone; a tile of logits is made, used and forgotten.
 //
 // Forward. One task per block of kBlock vocabulary rows, so that a single token still uses every thread:
 //
+//   pack x^T                                        (parallel over panels of tokens)   tokens x hidden floats
 //   for block of weight rows                        (parallel)
 //     pack the block                                kBlock x hidden floats: second-level cache
-//     for tile of kTileRows tokens                  tile of logits: kTileRows x kBlock floats, 48 KB
-//       logits = x tile * block;  per row: max, sum of exp, sum, target's logit
+//     for 96 tokens                                 tile of logits: 72 KB
+//       logits = block * x^T;  per token: max, sum of exp, total, target's logit
 //   per token: blocks merged in order               (parallel)
 //
-// Backward. The logits are made again from x and weight: a fourth product against the three of a version that
-// forms gradients during forward, but nothing is computed that nobody asks for, any gradient of any reduction
-// comes through, and between the passes only lse is kept.
+// Backward. The logits are made again from x and weight: a fourth product against the three of
+// portable_fused.cpp, but any gradient of any reduction comes through, and between the passes only lse is
+// kept.
 //
+//   pack x^T                                        (parallel over panels of tokens)
 //   for block of weight rows                        (serial)
-//     pack the block twice, for logits and grad_x   (parallel over panels)
-//     g = gradient of the block's logits            (parallel over tiles of tokens)   tokens x kBlock floats
-//     grad_x += g * block  |  grad_weight block = g^T * x      (parallel over tiles of tokens | strips of
-//     rows)
+//     pack the block twice, for logits and grad_x   (parallel over strips and panels)
+//     g = gradient of the block's logits            (parallel over panels of tokens)    tokens x kBlock
+//     floats grad_x += g^T * block                         (parallel over panels of tokens, together with
+//     grad_weight block = g * x                      slices of its columns; x is packed on the way)
 //
-// Floats moved per block: g three times, x twice, grad_x twice, for 6 * tokens * hidden * kBlock FLOPs.
-// Scratch: tokens * (2 hidden + kBlock) + 2 kBlock hidden floats, independent of the vocabulary.
-#include <cfloat>
-
-#include "core/aligned.h"
-#include "core/chains.h"
-#include "core/exp2.h"
+// Floats moved per block: g three times, x twice, grad_x twice, for 8 * tokens * hidden * kBlock FLOPs.
 #include "core/levels.h"
 #include "core/parallel.h"
-#include "ops/linear_cross_entropy/linear_cross_entropy.h"
+#include "ops/linear_cross_entropy/tiles.h"
 
 namespace pyllm::linear_cross_entropy {
 namespace {
 
-constexpr int64_t kTileRows = 4 * kRows;  // tokens per task
-constexpr int64_t kStrip = 2 * kRows;     // vocabulary rows per task of the weight gradient
-constexpr int64_t kChunk = 512;           // tokens per packed piece of x
-// Between rows of a tile. Rows a multiple of 2 KB apart would share few sets of the first-level cache.
-constexpr int64_t kStride = kBlock + 16;
-static_assert(kBlock % kPanel == 0 && kTileRows % kStripRows == 0);
+constexpr int64_t kGroup = 96;  // tokens of a tile
+static_assert(kGroup % kTokens == 0 && kGroup <= kMostTokens);
+constexpr int64_t kSlice = 4 * kPanel;  // columns of grad_weight per task
 
-constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
+// x^T, packed for the logits.
 template <class T>
-const T* weight_row(const Problem& p, int64_t row) {
-  return static_cast<const T*>(p.weight) + row * p.hidden;
-}
-
-// Rows [begin, begin + count) of x, as floats.
-template <class T>
-void gather(const Problem& p, const Rows& rows, int64_t begin, int64_t count, float* x) {
-  for (int64_t i = 0; i < count; ++i) {
-    to_float(static_cast<const T*>(p.x) + rows.token[begin + i] * p.hidden, x + i * p.hidden, p.hidden);
-  }
-}
-
-// Logits of `count` rows from `begin` on and the packed block of weight rows: bits of ops/linear. `x` has
-// room for the rows as floats and packed.
-template <class T>
-void block_logits(const Problem& p, const Rows& rows, int64_t begin, int64_t count, const float* packed,
-                  int64_t columns, float* x, float* l) {
-  const Chains chains = chains_of(p.hidden);
-  float* strips = x + kTileRows * p.hidden;
-  gather<T>(p, rows, begin, count, x);
-  pack_matrix<kStripRows>(x, 1, p.hidden, p.hidden, count, chains, strips);
-  chain_product(strips, packed, chains, count, columns, l, kStride);
-}
-
-AlignedArray<float> make_tile_rows(const Problem& p) {
-  return make_aligned<float>(kTileRows * (p.hidden + chains_of(p.hidden).padded_depth()));
-}
-
-// Products x * weight^T -> l, in place, for the vocabulary's columns from `column`.
-template <class T>
-void finish_row(const Problem& p, int64_t column, int64_t columns, float* l) {
-  const T* bias = p.bias ? static_cast<const T*>(p.bias) + column : nullptr;
-  const Vec softcap = set1(static_cast<float>(p.softcap));
-  const Vec scale = set1(static_cast<float>(1 / p.temperature));
-  for_each_vec(columns, [&](int64_t i, int64_t lanes) {
-    Vec v = load_lanes(l + i, lanes);
-    if (bias) v = v + load_lanes(bias + i, lanes);
-    if (p.softcap > 0) v = softcap * tanh(v / softcap);
-    store_lanes(l + i, v * scale, lanes);
-  });
-}
-
-// Of one row in one block: sum is that of exp(l - max).
-struct Partial {
-  float max, sum, total;
-};
-
-Partial summarize(const float* l, int64_t columns) {
-  Vec highest = set1(-FLT_MAX), total = zero(), sum = zero();
-  for_each_vec(columns, [&](int64_t i, int64_t lanes) {
-    const Vec v = load_lanes(l + i, lanes);
-    total = total + v;
-    highest = max(lanes == kLanes ? v : select(first_lanes(lanes), v, set1(-FLT_MAX)), highest);
-  });
-  const float largest = reduce_max(highest);
-  for_each_vec(columns, [&](int64_t i, int64_t lanes) {
-    const Vec e = exp(load_lanes(l + i, lanes) - set1(largest));
-    sum = sum + (lanes == kLanes ? e : select(first_lanes(lanes), e, zero()));
-  });
-  return {largest, reduce_add(sum), reduce_add(total)};
-}
-
-// One block against all rows; partial of row r goes to partials[r * stride].
-template <class T>
-void forward_block(const Problem& p, const Rows& rows, int64_t column, float* packed, float* x, float* tile,
-                   Partial* partials, int64_t stride, Statistics* out) {
-  const int64_t columns = smaller(p.vocab - column, kBlock);
-  pack_matrix<kWidePanel>(weight_row<T>(p, column), 1, p.hidden, p.hidden, columns, chains_of(p.hidden),
-                          packed);
-  for (int64_t begin = 0; begin < rows.count; begin += kTileRows) {
-    const int64_t count = smaller(rows.count - begin, kTileRows);
-    block_logits<T>(p, rows, begin, count, packed, columns, x, tile);
-    for (int64_t i = 0; i < count; ++i) {
-      float* l = tile + i * kStride;
-      finish_row<T>(p, column, columns, l);
-      partials[(begin + i) * stride] = summarize(l, columns);
-      const int64_t target = rows.target[begin + i] - column;
-      if (target >= 0 && target < columns) out[begin + i].target = static_cast<double>(l[target]);
+AlignedArray<float> pack_all_tokens(const Problem& p, const Rows& rows, const Chains& chains) {
+  auto panels = make_aligned<float>(packed_floats<kWidePanel>(chains, rows.count));
+  parallel_for(0, ceil_div(rows.count, kTokens), 1, [&](int64_t begin, int64_t end) {
+    const auto room = make_aligned<float>(kTokens * p.hidden);
+    for (int64_t t = begin * kTokens; t < smaller(end * kTokens, rows.count); t += kTokens) {
+      pack_tokens<T>(p, rows, t, smaller(kTokens, rows.count - t), chains, room.get(),
+                     panels.get() + t * chains.padded_depth());
     }
-  }
-}
-
-void merge(const Partial* partials, int64_t count, Statistics& s) {
-  s.max = static_cast<double>(partials[0].max);
-  for (int64_t i = 1; i < count; ++i) {
-    const double max = static_cast<double>(partials[i].max);
-    if (max > s.max) s.max = max;
-  }
-  s.sum = s.total = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    s.sum +=
-        static_cast<double>(partials[i].sum) * __builtin_exp(static_cast<double>(partials[i].max) - s.max);
-    s.total += static_cast<double>(partials[i].total);
-  }
+  });
+  return panels;
 }
 
 template <class T>
 void forward_as(const Problem& p, const Rows& rows, Statistics* out) {
-  const int64_t blocks = ceil_div(p.vocab, kBlock);
-  const auto partials = make_aligned<Partial>(rows.count * blocks);
-  parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    const auto packed =
-        make_aligned<float>(packed_floats<kWidePanel>(chains_of(p.hidden), smaller(p.vocab, kBlock)));
-    const auto x = make_tile_rows(p);
-    const auto tile = make_aligned<float>(kTileRows * kStride);
-    for (int64_t block = begin; block < end; ++block) {
-      forward_block<T>(p, rows, block * kBlock, packed.get(), x.get(), tile.get(), partials.get() + block,
-                       blocks, out);
+  const Chains chains = chains_of(p.hidden);
+  const auto panels = pack_all_tokens<T>(p, rows, chains);
+  Partials partials(rows.count, ceil_div(p.vocab, kBlock));
+  Tasks tasks(ceil_div(p.vocab, kBlock));
+  parallel_for(0, tasks.count, 1, [&](int64_t, int64_t) {
+    const auto strips = make_aligned<float>(packed_floats<kStripRows>(chains, kBlock));
+    const auto room = make_aligned<float>(kGroup * kBlock + kRows);
+    for (int64_t block; tasks.take(block);) {
+      const int64_t column = block * kBlock, columns = smaller(p.vocab - column, kBlock);
+      pack_strips<T>(p, column, columns, chains, strips.get());
+      for (int64_t t = 0; t < rows.count; t += kGroup) {
+        const Tile tile = {t, smaller(kGroup, rows.count - t), column, columns, room.get(), kGroup};
+        multiply_logits(strips.get(), columns, panels.get() + t * chains.padded_depth(), tile.count, chains,
+                        tile.l, tile.stride);
+        finish_tile<T>(p, tile);
+        summarize_tile(rows, tile, t, partials, out);
+      }
     }
   });
   parallel_for(0, rows.count, 64, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) merge(partials.get() + row * blocks, blocks, out[row]);
+    for (int64_t row = begin; row < end; ++row) partials.merge(row, out[row]);
   });
-}
-
-// l -> its gradient, in place.
-template <class T>
-void gradient_row(const Problem& p, const Coefficients& c, int64_t target, int64_t columns, float* l) {
-  const Vec lse = set1(static_cast<float>(c.lse)), softmax = set1(static_cast<float>(c.softmax));
-  const Vec scale = set1(static_cast<float>(1 / p.temperature));
-  const Vec bounded = set1(static_cast<float>(p.softcap > 0 ? p.temperature / p.softcap : 0));
-  const auto gradient = [&](Vec v, Vec constant) {
-    const Vec tanh = v * bounded;
-    const Vec slope = fma(zero() - tanh, tanh, set1(1.0f)) * scale;
-    return fma(exp(v - lse), softmax, zero() - constant) * slope;
-  };
-  const bool has_target = target >= 0 && target < columns;
-  const float at_target = has_target ? l[target] : 0.0f;
-  const Vec all = set1(static_cast<float>(c.all));
-  for_each_vec(columns, [&](int64_t i, int64_t lanes) {
-    store_lanes(l + i, gradient(load_lanes(l + i, lanes), all), lanes);
-  });
-  const Vec chosen = set1(static_cast<float>(c.all + c.target));
-  if (has_target) store_partial(l + target, gradient(set1(at_target), chosen), 1);
 }
 
 // Everything that the phases of the backward share.
+template <class T>
 struct Workspace {
-  AlignedArray<float> logit_panels;   // the block, packed for x * block^T
-  AlignedArray<float> weight_panels;  // the block, packed for g * block
-  AlignedArray<float> x_panels;       // x, packed for g^T * x in pieces of kChunk tokens
-  AlignedArray<float> gradients;      // g, rows kStride apart
+  const Backward& b;
+  const Problem& p;
+  const Rows& rows;
+  const Coefficients* coefficients;
+  Chains chains;
+  AlignedArray<LaneCoefficients> lanes;
+  AlignedArray<float> x;       // x^T, packed
+  AlignedArray<float> strips;  // the block, packed for the logits
+  AlignedArray<float> weight;  // the block, packed for grad_x
+  AlignedArray<float> tiles;   // g
   AlignedArray<float> grad_x;
+
+  Workspace(const Backward& backward, const Rows& r, const Coefficients* c)
+      : b(backward),
+        p(b.problem),
+        rows(r),
+        coefficients(c),
+        chains(chains_of(p.hidden)),
+        lanes(lanes_of(c, rows.count)),
+        x(pack_all_tokens<T>(p, rows, chains)),
+        strips(make_aligned<float>(packed_floats<kStripRows>(chains, kBlock))),
+        tiles(make_aligned<float>(ceil_div(rows.count, kGroup) * kGroup * kBlock + kRows)) {
+    if (!b.grad_x) return;
+    weight = make_aligned<float>(packed_size(kBlock, p.hidden));
+    grad_x = make_aligned<float>(rows.count * p.hidden);
+  }
 };
 
-Workspace make_workspace(const Backward& b, const Rows& rows) {
-  const int64_t hidden = b.problem.hidden;
-  Workspace w;
-  w.logit_panels = make_aligned<float>(packed_floats<kWidePanel>(chains_of(hidden), kBlock));
-  w.gradients = make_aligned<float>(ceil_div(rows.count, kStripRows) * kStripRows * kStride);
-  if (b.grad_x) {
-    w.weight_panels = make_aligned<float>(packed_size(kBlock, hidden));
-    w.grad_x = make_aligned<float>(rows.count * hidden);
-  }
-  if (b.grad_weight) w.x_panels = make_aligned<float>(packed_size(rows.count, hidden));
-  return w;
-}
-
 template <class T>
-void pack_x(const Problem& p, const Rows& rows, float* panels_of_x) {
-  parallel_for(0, ceil_div(rows.count, kChunk), 1, [&](int64_t begin, int64_t end) {
-    const auto x = make_aligned<float>(smaller(rows.count, kChunk) * p.hidden);
-    for (int64_t chunk = begin; chunk < end; ++chunk) {
-      const int64_t first = chunk * kChunk, count = smaller(rows.count - first, kChunk);
-      gather<T>(p, rows, first, count, x.get());
-      pack_panels(x.get(), p.hidden, 1, count, p.hidden, panels_of_x + first * panels(p.hidden) * kPanel);
-    }
-  });
-}
-
-template <class T>
-void pack_block(const Backward& b, int64_t column, int64_t columns, const Workspace& w) {
-  const int64_t hidden = b.problem.hidden;
-  const T* block = weight_row<T>(b.problem, column);
-  const Chains chains = chains_of(hidden);
-  const int64_t for_logits = ceil_div(columns, kWidePanel), for_grad_x = b.grad_x ? panels(hidden) : 0;
-  parallel_for(0, for_logits + for_grad_x, 2, [&](int64_t begin, int64_t end) {
+void pack_block(const Workspace<T>& w, int64_t column, int64_t columns) {
+  const int64_t hidden = w.p.hidden, strips = ceil_div(columns, kStripRows);
+  const int64_t weight_panels = w.b.grad_x ? panels(hidden) : 0;
+  const T* block = static_cast<const T*>(w.p.weight) + column * hidden;
+  parallel_for(0, strips + weight_panels, 4, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
-      if (task < for_logits) {
-        const int64_t n = task * kWidePanel;
-        pack_matrix<kWidePanel>(block + n * hidden, 1, hidden, hidden, smaller(columns - n, kWidePanel),
-                                chains, w.logit_panels.get() + n * chains.padded_depth());
+      if (task < strips) {
+        const int64_t v = task * kStripRows;
+        pack_strips<T>(w.p, column + v, smaller(columns - v, kStripRows), w.chains,
+                       w.strips.get() + v * w.chains.padded_depth());
       } else {
-        const int64_t n = (task - for_logits) * kPanel;
-        pack_panels(block + n, hidden, 1, columns, smaller(hidden - n, kPanel),
-                    w.weight_panels.get() + n * columns);
+        const int64_t k = (task - strips) * kPanel;
+        pack_panel<kPanel>(block + k, hidden, 1, columns, smaller(hidden - k, kPanel),
+                           w.weight.get() + k * columns);
       }
     }
   });
 }
 
 template <class T>
-void logit_gradients(const Problem& p, const Rows& rows, const Coefficients* coefficients, int64_t column,
-                     int64_t columns, const Workspace& w) {
-  parallel_for(0, ceil_div(rows.count, kTileRows), 1, [&](int64_t begin, int64_t end) {
-    const auto x = make_tile_rows(p);
-    for (int64_t first = begin * kTileRows; first < smaller(end * kTileRows, rows.count);
-         first += kTileRows) {
-      const int64_t count = smaller(rows.count - first, kTileRows);
-      float* g = w.gradients.get() + first * kStride;
-      block_logits<T>(p, rows, first, count, w.logit_panels.get(), columns, x.get(), g);
-      for (int64_t i = 0; i < count; ++i) {
-        finish_row<T>(p, column, columns, g + i * kStride);
-        gradient_row<T>(p, coefficients[first + i], rows.target[first + i] - column, columns,
-                        g + i * kStride);
-      }
+void make_gradients(const Workspace<T>& w, int64_t column, int64_t columns) {
+  Tasks tasks(ceil_div(w.rows.count, kGroup));
+  parallel_for(0, tasks.count, 1, [&](int64_t, int64_t) {
+    for (int64_t task; tasks.take(task);) {
+      const int64_t t = task * kGroup;
+      const int64_t count = smaller(kGroup, w.rows.count - t);
+      const Tile tile = {t, count, column, columns, w.tiles.get() + t * kBlock, kGroup};
+      multiply_logits(w.strips.get(), columns, w.x.get() + t * w.chains.padded_depth(), count, w.chains,
+                      tile.l, tile.stride);
+      finish_tile<T>(w.p, tile);
+      differentiate_tile(w.p, w.rows, tile, w.coefficients + t, w.lanes.get() + t / kLanes);
     }
   });
 }
 
-// Rows [column + begin, column + begin + count) of grad_weight and grad_bias. Tokens are added in pieces of
-// kChunk, in order.
+// Columns [k, k + width) of the block's rows of grad_weight; `x` and `sums` are scratch.
 template <class T>
-void weight_gradient(const Backward& b, const Rows& rows, int64_t column, int64_t begin, int64_t count,
-                     const Workspace& w, float* transposed, float* sums) {
-  const int64_t hidden = b.problem.hidden;
-  float bias_sums[kStrip] = {};
-  for (int64_t i = 0; i < count * hidden; ++i) sums[i] = 0.0f;
-  for (int64_t first = 0; first < rows.count; first += kChunk) {
-    const int64_t depth = smaller(rows.count - first, kChunk);
-    const float* g = w.gradients.get() + first * kStride + begin;
-    for (int64_t k = 0; k < depth; ++k) {
-      for (int64_t i = 0; i < count; ++i) transposed[i * kChunk + k] = g[k * kStride + i];
+void weight_gradient(const Workspace<T>& w, int64_t column, int64_t columns, int64_t k, int64_t width,
+                     float* x, float* sums) {
+  for (int64_t i = 0; w.rows.count == 0 && i < kBlock * kSlice; ++i) sums[i] = 0.0f;
+  for (int64_t t = 0; t < w.rows.count; t += kGroup) {
+    const int64_t tokens = smaller(kGroup, w.rows.count - t);
+    for (int64_t panel = 0; panel < width; panel += kPanel) {
+      gather<T>(w.p, w.rows, t, tokens, k + panel, smaller(kPanel, width - panel), x + panel * tokens,
+                kPanel);
     }
-    for (int64_t i = 0; i < count; ++i) {
-      Vec sum = zero();
-      for_each_vec(depth, [&](int64_t k, int64_t lanes) {
-        sum = sum + load_lanes(transposed + i * kChunk + k, lanes);
-      });
-      bias_sums[i] += reduce_add(sum);
-    }
-    if (!b.grad_weight) continue;
-    const float* x = w.x_panels.get() + first * panels(hidden) * kPanel;
-    gemm(transposed, kChunk, x, sums, hidden, count, hidden, depth, true);
+    multiply_grad_weight(w.tiles.get() + t * kBlock, kGroup, tokens, columns, x, width, t == 0, sums, kSlice);
   }
-  const int64_t row = column + begin;
-  if (b.grad_bias) from_float(bias_sums, static_cast<T*>(b.grad_bias) + row, count);
-  if (b.grad_weight) from_float(sums, static_cast<T*>(b.grad_weight) + row * hidden, count * hidden);
+  for (int64_t v = 0; v < columns; ++v) {
+    const int64_t at = (column + v) * w.p.hidden + k;
+    if (w.b.wide_grad_weight) {
+      from_float(sums + v * kSlice, static_cast<float*>(w.b.grad_weight) + at, width);
+    } else {
+      from_float(sums + v * kSlice, static_cast<T*>(w.b.grad_weight) + at, width);
+    }
+  }
+}
+
+template <class T>
+void bias_gradient(const Workspace<T>& w, int64_t column, int64_t columns) {
+  float sums[kBlock] = {};
+  for (int64_t t = 0; t < w.rows.count; t += kGroup) {
+    add_grad_bias(w.tiles.get() + t * kBlock, kGroup, smaller(kGroup, w.rows.count - t), columns, t == 0,
+                  sums);
+  }
+  from_float(sums, static_cast<T*>(w.b.grad_bias) + column, columns);
 }
 
 // What follows from the block's g.
 template <class T>
-void use_gradients(const Backward& b, const Rows& rows, int64_t column, int64_t columns, const Workspace& w) {
-  const int64_t hidden = b.problem.hidden;
-  const int64_t tiles = b.grad_x ? ceil_div(rows.count, kTileRows) : 0;
-  const int64_t strips = b.grad_weight || b.grad_bias ? ceil_div(columns, kStrip) : 0;
-  parallel_for(0, tiles + strips, 1, [&](int64_t begin, int64_t end) {
-    const auto transposed = make_aligned<float>(kStrip * kChunk);
-    const auto sums = make_aligned<float>(kStrip * hidden);
-    for (int64_t task = begin; task < end; ++task) {
-      if (task < tiles) {
-        const int64_t first = task * kTileRows;
-        gemm(w.gradients.get() + first * kStride, kStride, w.weight_panels.get(),
-             w.grad_x.get() + first * hidden, hidden, smaller(rows.count - first, kTileRows), hidden, columns,
-             column > 0);
+void use_gradients(const Workspace<T>& w, int64_t column, int64_t columns) {
+  const int64_t hidden = w.p.hidden, count = w.rows.count;
+  const int64_t groups = w.b.grad_x ? ceil_div(count, kGroup) : 0;
+  const int64_t slices = w.b.grad_weight ? ceil_div(hidden, kSlice) : 0;
+  Tasks tasks(groups + slices + (w.b.grad_bias ? 1 : 0));
+  parallel_for(0, tasks.count, 1, [&](int64_t, int64_t) {
+    const auto x = make_aligned<float>(kGroup * kSlice);
+    const auto sums = make_aligned<float>(kBlock * kSlice);
+    for (int64_t task; tasks.take(task);) {
+      if (task < slices) {
+        const int64_t k = task * kSlice;
+        weight_gradient<T>(w, column, columns, k, smaller(kSlice, hidden - k), x.get(), sums.get());
+      } else if (task < slices + groups) {
+        const int64_t t = (task - slices) * kGroup;
+        const float* tile = w.tiles.get() + t * kBlock;
+        for (int64_t k = 0; k < hidden; k += kPanel) {
+          const float* panel = w.weight.get() + k * columns;
+          multiply_grad_x(tile, kGroup, smaller(kGroup, count - t), columns, panel, {panel, 0},
+                          smaller(kPanel, hidden - k), column == 0, w.grad_x.get() + t * hidden + k, hidden);
+        }
       } else {
-        const int64_t first = (task - tiles) * kStrip;
-        weight_gradient<T>(b, rows, column, first, smaller(columns - first, kStrip), w, transposed.get(),
-                           sums.get());
+        bias_gradient<T>(w, column, columns);
       }
     }
   });
@@ -309,14 +203,13 @@ void use_gradients(const Backward& b, const Rows& rows, int64_t column, int64_t 
 
 template <class T>
 void backward_as(const Backward& b, const Rows& rows, const Coefficients* coefficients) {
+  const Workspace<T> w(b, rows, coefficients);
   const Problem& p = b.problem;
-  const Workspace w = make_workspace(b, rows);
-  if (b.grad_weight) pack_x<T>(p, rows, w.x_panels.get());
   for (int64_t column = 0; column < p.vocab; column += kBlock) {
     const int64_t columns = smaller(p.vocab - column, kBlock);
-    pack_block<T>(b, column, columns, w);
-    logit_gradients<T>(p, rows, coefficients, column, columns, w);
-    use_gradients<T>(b, rows, column, columns, w);
+    pack_block<T>(w, column, columns);
+    make_gradients<T>(w, column, columns);
+    use_gradients<T>(w, column, columns);
   }
   if (!b.grad_x) return;
   parallel_for(0, rows.count, 64, [&](int64_t begin, int64_t end) {

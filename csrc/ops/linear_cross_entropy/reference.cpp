@@ -64,7 +64,11 @@ void backward_as(const Backward& b, const Rows& rows, const Coefficients* coeffi
     for (size_t i = 0; i < hidden; ++i) out[i] = from_double<T>(grad_x[i]);
   }
   for (size_t i = 0; i < grad_weight.size(); ++i) {
-    static_cast<T*>(b.grad_weight)[i] = from_double<T>(grad_weight[i]);
+    if (b.wide_grad_weight) {
+      static_cast<float*>(b.grad_weight)[i] = from_double<float>(grad_weight[i]);
+    } else {
+      static_cast<T*>(b.grad_weight)[i] = from_double<T>(grad_weight[i]);
+    }
   }
   for (size_t j = 0; b.grad_bias && j < vocab; ++j) {
     static_cast<T*>(b.grad_bias)[j] = from_double<T>(grad_bias[j]);
