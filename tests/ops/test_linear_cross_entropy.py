@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from pyllm.ops import _library, linear, linear_cross_entropy
+from pyllm.ops import _library, linear_cross_entropy
 from pyllm.ops.linear_cross_entropy import linear_cross_entropy_reference
 from tests.ops.numerics import assert_same_bits_at_any_thread_count, check_op
 
@@ -190,7 +190,7 @@ def test_logits_are_the_bits_of_linear(isa: str, dtype: torch.dtype) -> None:
     for j in range(3):
         row, offset = weight[j : j + 1], bias[j : j + 1]
         _, lse = linear_cross_entropy(x, row, target * 0, bias=offset, return_lse=True)
-        assert torch.equal(lse, linear(x.float(), row.float(), offset.float())[:, 0])
+        assert torch.equal(lse, torch.ops.pyllm.linear(x, row, offset, True)[:, 0])
 
 
 def test_reductions_agree_and_ignored_tokens_do_not_matter(isa: str) -> None:
@@ -262,6 +262,52 @@ def test_only_wanted_gradients_are_computed() -> None:
         assert not linear_cross_entropy(x, weight, target).requires_grad
 
 
+@pytest.mark.parametrize("vocab", [190, 700])
+def test_gradients_formed_in_forward_are_those_of_backward(isa: str, vocab: int) -> None:
+    """float32 and a reduction: several stretches of tokens, ragged ends, a second pass through the same graph."""
+    x, weight, bias, target = inputs(150, 50, vocab, torch.float32)
+    target[::5] = -100
+    leaves = (x, weight, bias)
+    loss = linear_cross_entropy(x, weight, target, bias=bias, z_loss=1e-3, label_smoothing=0.1)
+    formed = torch.autograd.grad(2.5 * loss, leaves, retain_graph=True)
+    remade = torch.autograd.grad(2.5 * loss, leaves)
+    each = linear_cross_entropy(
+        x, weight, target, bias=bias, z_loss=1e-3, label_smoothing=0.1, reduction="none"
+    )
+    apart = torch.autograd.grad(each.sum() * (2.5 / 120), leaves)
+    for a, b, c in zip(formed, remade, apart, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(a, c, rtol=1e-4, atol=1e-6)
+    assert torch.equal(
+        loss,
+        linear_cross_entropy(
+            x.detach(), weight, target, bias=bias, z_loss=1e-3, label_smoothing=0.1, return_lse=True
+        )[0],
+    )
+
+
+def test_an_infinite_scale_leaves_ignored_tokens_at_zero() -> None:
+    x, weight, _, target = inputs(4, 8, 30, torch.float32)
+    target[1] = -100
+    loss = linear_cross_entropy(x, weight, target)
+    grad = torch.autograd.grad(loss, x, torch.tensor(float("inf")))[0]
+    assert (grad[1] == 0).all()
+    assert not grad[0].isfinite().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_weight_gradient_in_float32_by_grad_dtype(isa: str, dtype: torch.dtype) -> None:
+    x, weight, _, target = inputs(40, 20, 300, dtype)
+    narrow = torch.autograd.grad(linear_cross_entropy(x, weight, target), weight)[0]
+    wide = weight.detach().requires_grad_()
+    wide.grad_dtype = torch.float32
+    linear_cross_entropy(x, wide, target).backward()
+    assert wide.grad is not None
+    assert wide.grad.dtype == torch.float32
+    assert torch.equal(wide.grad.to(dtype), narrow)
+    assert not torch.equal(wide.grad, narrow.float())
+
+
 def test_autocast_lowers_and_keeps_weights_wide() -> None:
     x, weight, bias, target = inputs(5, 8, 30, torch.float32)
     token_weight = torch.rand(5)
@@ -279,7 +325,7 @@ def test_peak_memory_is_far_below_the_logits() -> None:
     """Fresh process; 1024 x 32768 fp32 logits would take 128 MB, the gradients asked for take 2 MB."""
     script = """
 import resource, torch
-from pyllm.ops import _library, linear, linear_cross_entropy
+from pyllm.ops import _library, linear_cross_entropy
 torch.set_num_threads(1)
 x = torch.randn(1024, 16, requires_grad=True)
 weight = torch.randn(32768, 16, requires_grad=True)

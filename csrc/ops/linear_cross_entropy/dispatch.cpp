@@ -10,7 +10,12 @@
 namespace pyllm::linear_cross_entropy {
 
 PYLLM_DECLARE_PORTABLE(Kernels, kernels);
+PYLLM_DECLARE_AMX(Kernels, kernels);
 PYLLM_DECLARE_PORTABLE(FusedKernels, fused_kernels);
+
+#if defined(__x86_64__)
+extern const Kernels kernels_avx512_bf16;
+#endif
 
 namespace {
 
@@ -23,10 +28,24 @@ auto fused_kernel_for(DType dtype) {
   return (dtype == DType::f32 ? kLevels.active() : kNotFused).run;
 }
 
+[[maybe_unused]] bool has_bf16_dot() {
+#if defined(PYLLM_SOFTWARE_TILES)
+  return true;
+#else
+  static const bool has = machine_has(Extension::avx512_bf16);
+  return has;
+#endif
+}
+
 // Doubles always run the reference.
 const Kernels& kernels_for(DType dtype) {
-  static constexpr Levels<Kernels> kLevels = {.scalar = &kernels_scalar, PYLLM_PORTABLE_LEVELS(kernels)};
-  return dtype == DType::f64 ? kernels_scalar : kLevels.active();
+  static constexpr Levels<Kernels> kLevels = {.scalar = &kernels_scalar,
+                                              PYLLM_PORTABLE_LEVELS(kernels) PYLLM_AMX_LEVEL(kernels)};
+  if (dtype == DType::f64) return kernels_scalar;
+#if defined(__x86_64__)
+  if (dtype == DType::bf16 && active_isa() == Isa::avx512 && has_bf16_dot()) return kernels_avx512_bf16;
+#endif
+  return kLevels.active();
 }
 
 // An array of accumulators, whichever they are.
