@@ -74,8 +74,8 @@ class CMakeBuild(build_ext):
 
 
 setup(
-    packages=[*find_packages(include=["pyllm", "pyllm.*"]), "pyllm.bench"],
-    package_dir={"pyllm.bench": "bench"},
+    packages=[*find_packages(include=["pyllm", "pyllm.*"]), "pyllm.bench", "pyllm.bench.end_to_end"],
+    package_dir={"pyllm.bench": "bench", "pyllm.bench.end_to_end": "bench/end_to_end"},
     ext_modules=[Extension("pyllm._tokenizers", [])],
     cmdclass={"build_ext": CMakeBuild},
 )
