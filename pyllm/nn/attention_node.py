@@ -16,9 +16,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pyllm.nn.attention import Attention, packed_positions
-from pyllm.nn.below_autograd import Norm, compute_dtype, direct, project, project_back, project_gradients
+from pyllm.nn.below_autograd import (
+    Norm,
+    cast,
+    compute_dtype,
+    direct,
+    project,
+    project_back,
+    project_gradients,
+)
 from pyllm.nn.layer_norm import LayerNorm
 from pyllm.nn.rms_norm import RMSNorm
+from pyllm.ops.linear import grad_bias, grad_weight
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ def normed_attention(
     position_ids = None if position_ids is None else position_ids.long()
     if cos is not None and sin is not None:
         wide = torch.promote_types(x.dtype, torch.float32)
-        cos, sin = cos.to(wide), sin.to(wide)
+        cos, sin = cast(cos, wide), cast(sin, wide)
     return _NormedAttention.apply(options, x, residual, cos, sin, position_ids, cu_seqlens, *parameters)
 
 
@@ -108,7 +117,7 @@ class _NormedAttention(torch.autograd.Function):
         angles, p = _Angles(*tensors[:4]), _Parameters(*tensors[4:])
         with direct():
             y, h = options.norm.forward(x, residual, p.norm_weight, p.norm_bias)
-            kept = _attend(y.to(options.dtype), options, angles, p)
+            kept = _attend(cast(y, options.dtype), options, angles, p)
             out = project(_rows(kept[3], x), p.o_weight, p.o_bias)
         ctx.options = options
         ctx.save_for_backward(h, *((None,) * len(kept) if options.recompute else kept), *tensors)
@@ -122,23 +131,19 @@ class _NormedAttention(torch.autograd.Function):
         kept, angles, p = rest[:5], _Angles(*rest[5:9]), _Parameters(*rest[9:])
         with direct():
             y, statistics = options.norm.again(h, p.norm_weight, p.norm_bias)
-            y = y.to(options.dtype)
+            y = cast(y, options.dtype)
             if options.recompute:
                 kept = list(_attend(y, options, angles, p))
-            grad = grad.to(options.dtype)
+            grad = cast(grad, options.dtype)
             o_grads = project_gradients(grad, _rows(kept[3], h), p.o_weight, p.o_bias)
             grad_out = _heads(project_back((grad, p.o_weight)), options, angles)
             head_grads, head_norm_grads = _attend_backward(grad_out, kept, options, angles, p)
-            grad_q, grad_k, grad_v = (_rows(t, h) for t in head_grads)
-            q_grads = project_gradients(grad_q, y, p.q_weight, p.q_bias)
-            k_grads = project_gradients(grad_k, y, p.k_weight, p.k_bias)
-            v_grads = project_gradients(grad_v, y, p.v_weight, p.v_bias)
-            grad_y = project_back((grad_q, p.q_weight), (grad_k, p.k_weight), (grad_v, p.v_weight))
+            grad_y, qkv_grads = _project_backward(head_grads, y, p)
             grad_x, *norm_grads = options.norm.backward(
-                grad_y.to(h.dtype), grad_h, h, statistics, p.norm_weight, p.norm_bias
+                cast(grad_y, h.dtype), grad_h, h, statistics, p.norm_weight, p.norm_bias
             )
         grad_residual = grad_x if ctx.needs_input_grad[2] else None
-        parameter_grads = (*norm_grads, *q_grads, *k_grads, *v_grads, *o_grads, *head_norm_grads)
+        parameter_grads = (*norm_grads, *qkv_grads, *o_grads, *head_norm_grads)
         return None, grad_x, grad_residual, None, None, None, None, *parameter_grads
 
 
@@ -208,3 +213,27 @@ def _attend_backward(
     grad_q, grad_q_norm, _ = options.head_norm.backward(grad_q, None, q, q_statistics, p.q_norm, None)
     grad_k, grad_k_norm, _ = options.head_norm.backward(grad_k, None, k, k_statistics, p.k_norm, None)
     return (grad_q, grad_k, grad_v), (grad_q_norm, grad_k_norm)
+
+
+def _project_backward(
+    head_grads: Sequence[Tensor], y: Tensor, p: _Parameters
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Gradient of y, and of q's, k's and v's weights and biases in turn: two products with the three side by side.
+
+    Putting the gradients side by side is the pass over them that makes rows out of heads; it takes the place of the
+    sum of three products.
+    """
+    grad = torch.cat([t.transpose(1, 2) for t in head_grads], 2).reshape(*y.shape[:-1], -1)
+    weights, biases = (p.q_weight, p.k_weight, p.v_weight), (p.q_bias, p.k_bias, p.v_bias)
+    sizes = [weight.shape[0] for weight in weights]
+    grad_y = project_back((grad, torch.cat(weights)))
+    weight_grads = bias_grads = (None, None, None)
+    if any(weight.requires_grad for weight in weights):
+        weight_grads = grad_weight(grad, y, weights[0].dtype).split(sizes)
+    if any(bias is not None and bias.requires_grad for bias in biases):
+        bias_grads = grad_bias(grad).split(sizes)
+    pairs = zip(zip(weights, weight_grads, strict=True), zip(biases, bias_grads, strict=True), strict=True)
+    wanted = (
+        gradient if t is not None and t.requires_grad else None for pair in pairs for t, gradient in pair
+    )
+    return grad_y, list(wanted)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyllm.nn.attention import Attention
-from pyllm.nn.layer_norm import LayerNorm, layer_norm
+from pyllm.nn.layer_norm import LayerNorm
 from pyllm.nn.linear import Linear
 from pyllm.nn.mlp import MLP, GatedMLP
 from pyllm.nn.rms_norm import RMSNorm
@@ -64,10 +64,18 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in `dtype`, without an operator's call where it is so already."""
+    return x if x.dtype is dtype else x.to(dtype)
+
+
+def _cast_bias(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if bias is None else cast(bias, dtype)
+
+
 def project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`ops.linear` in x's dtype."""
-    bias = None if bias is None else bias.to(x.dtype)
-    return torch.ops.pyllm.linear.default(x, weight.to(x.dtype), bias, False)
+    return torch.ops.pyllm.linear.default(x, cast(weight, x.dtype), _cast_bias(bias, x.dtype), False)
 
 
 def project_gradients(
@@ -83,9 +91,9 @@ def project_gradients(
 def project_back(*products: tuple[Tensor, Tensor]) -> Tensor:
     """Gradient of an x that several weights have multiplied: the sum of grad_y @ weight over the pairs, in order."""
     (grad_y, weight), *others = products
-    total = grad_input(grad_y, weight.to(grad_y.dtype))
+    total = grad_input(grad_y, cast(weight, grad_y.dtype))
     for grad_y, weight in others:
-        total += grad_input(grad_y, weight.to(grad_y.dtype))
+        total += grad_input(grad_y, cast(weight, grad_y.dtype))
     return total
 
 
@@ -108,19 +116,20 @@ class Norm:
         """(normalized h, h) with h = x, or x + residual."""
         if residual is None:
             return self.again(x, weight, bias)[0], x
-        residual = residual.to(x.dtype)
-        if self.centered:
-            h = x + residual
-            return self.again(h, weight, bias)[0], h
-        weight = weight.to(x.dtype)
-        return torch.ops.pyllm.add_rms_norm.default(x, residual, weight, self.eps, 0.0)[:2]
+        weight, residual = cast(weight, x.dtype), cast(residual, x.dtype)
+        if not self.centered:
+            return torch.ops.pyllm.add_rms_norm.default(x, residual, weight, self.eps, 0.0)[:2]
+        bias = _cast_bias(bias, x.dtype)
+        return torch.ops.pyllm.add_layer_norm.default(x, residual, weight, bias, self.eps)[:2]
 
     def again(self, h: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(normalized h, statistics for `backward`): the same bits as `forward`'s."""
+        weight = cast(weight, h.dtype)
         if self.centered:
-            y, *statistics = layer_norm(h, weight, bias, self.eps)
+            bias = _cast_bias(bias, h.dtype)
+            y, *statistics = torch.ops.pyllm.layer_norm.default(h, weight, bias, self.eps)
         else:
-            y, *statistics = torch.ops.pyllm.rms_norm.default(h, weight.to(h.dtype), self.eps, 0.0)
+            y, *statistics = torch.ops.pyllm.rms_norm.default(h, weight, self.eps, 0.0)
         return y, tuple(statistics)
 
     def backward(
@@ -133,15 +142,8 @@ class Norm:
         bias: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gradients of h (of x and residual alike), weight and bias."""
-        weight = weight.to(h.dtype)
+        arguments = (grad_y, grad_h, h, cast(weight, h.dtype), *statistics)
         if not self.centered:
-            return (
-                *torch.ops.pyllm.rms_norm_backward.default(grad_y, grad_h, h, weight, *statistics, 0.0),
-                None,
-            )
-        bias = None if bias is None else bias.to(h.dtype)
-        wanted = [True, True, bias is not None]
-        grad, grad_of_weight, grad_of_bias = torch.ops.aten.native_layer_norm_backward(
-            grad_y, h, h.shape[-1:], *statistics, weight, bias, wanted
-        )
-        return (grad if grad_h is None else grad.add_(grad_h)), grad_of_weight, grad_of_bias
+            return *torch.ops.pyllm.rms_norm_backward.default(*arguments, 0.0), None
+        grad, grad_weight, grad_bias = torch.ops.pyllm.layer_norm_backward.default(*arguments)
+        return grad, grad_weight, None if bias is None else grad_bias

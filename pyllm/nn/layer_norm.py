@@ -1,4 +1,4 @@
-"""LayerNorm with the residual addition that precedes it."""
+"""LayerNorm over `pyllm.ops.layer_norm`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from pyllm import ops
+
 
 class LayerNorm(torch.nn.LayerNorm):
-    """Drop-in for `torch.nn.LayerNorm` (arXiv 1607.06450), called as `pyllm.nn.RMSNorm` is.
+    """Drop-in for `torch.nn.LayerNorm` over the last dimension (arXiv 1607.06450), residual addition fused.
 
     x (..., hidden) -> y of the same shape and dtype. With `residual` of x's shape: normalizes x + residual
     and returns (y, x + residual).
@@ -38,13 +40,4 @@ class LayerNorm(torch.nn.LayerNorm):
     @overload
     def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]: ...
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        if residual is None:
-            return layer_norm(x, self.weight, self.bias, self.eps)[0]
-        total = x + residual.to(x.dtype)
-        return layer_norm(total, self.weight, self.bias, self.eps)[0], total
-
-
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, mean, reciprocal of the standard deviation) over the last dimension, in x's dtype under autocast too."""
-    bias = None if bias is None else bias.to(x.dtype)
-    return torch.native_layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias, eps)
+        return ops.layer_norm(x, self.weight, self.bias, self.eps, residual=residual)

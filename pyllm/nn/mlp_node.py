@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pyllm.nn.below_autograd import Norm, compute_dtype, direct, project, project_back, project_gradients
+from pyllm.nn.below_autograd import (
+    Norm,
+    cast,
+    compute_dtype,
+    direct,
+    project,
+    project_back,
+    project_gradients,
+)
 from pyllm.nn.layer_norm import LayerNorm
 from pyllm.nn.mlp import MLP, GatedMLP, plain_activation
 from pyllm.nn.rms_norm import RMSNorm
@@ -63,7 +71,7 @@ class _NormedMLP(torch.autograd.Function):
         )
         with direct():
             y, h = options.norm.forward(x, residual, norm_weight, norm_bias)
-            y = y.to(options.dtype)
+            y = cast(y, options.dtype)
             gate = None if gate_weight is None else project(y, gate_weight, gate_bias)
             up = project(y, up_weight, up_bias)
             out = project(_activate(gate, up, options.activation), down_weight, down_bias)
@@ -83,11 +91,11 @@ class _NormedMLP(torch.autograd.Function):
         gate_grads: tuple[Tensor | None, Tensor | None] = (None, None)
         with direct():
             y, statistics = options.norm.again(h, norm_weight, norm_bias)
-            y = y.to(options.dtype)
+            y = cast(y, options.dtype)
             if options.recompute:
                 gate = None if gate_weight is None else project(y, gate_weight, gate_bias)
                 up = project(y, up_weight, up_bias)
-            grad_out = grad_out.to(options.dtype)
+            grad_out = cast(grad_out, options.dtype)
             product = _activate(gate, up, options.activation)
             down_grads = project_gradients(grad_out, product, down_weight, down_bias)
             del product
@@ -100,7 +108,7 @@ class _NormedMLP(torch.autograd.Function):
                 gate_grads = project_gradients(grad_gate, y, gate_weight, gate_bias)
                 grad_y = project_back((grad_gate, gate_weight), (grad_up, up_weight))
             grad_x, *norm_grads = options.norm.backward(
-                grad_y.to(h.dtype), grad_h, h, statistics, norm_weight, norm_bias
+                cast(grad_y, h.dtype), grad_h, h, statistics, norm_weight, norm_bias
             )
         grad_residual = grad_x if ctx.needs_input_grad[2] else None
         return None, grad_x, grad_residual, *norm_grads, *gate_grads, *up_grads, *down_grads
