@@ -4,8 +4,9 @@
 //   k =   0   1   2  ..  15 |  16  17 ..  31 |  32 ..            a block: kLanes chains, here of 16 lanes
 //        chain 0, 1, 2 .. 15   0   1  ..  15    0 ..             chain j takes k = j, j + 16, j + 32, ...
 //
-// A chain is a run of fused multiply-adds from zero over at most kChain k's; an element is the sum of its
-// chains, ascending, block after block. Two kinds of kernel then give the same bits:
+// A chain is a run of fused multiply-adds from zero over at most kChain k's, a block's sum that of its chains,
+// ascending, an element the sum of its blocks, ascending. Blocks are apart until they are whole, so that
+// different threads may sum them. Two kinds of kernel then give the same bits:
 //   - lanes are k's (few rows): a vector of products along k holds all chains of a block, so that both
 //     operands are read as they lie and nothing is transposed but the finished chains;
 //   - lanes are columns (many rows): operands are packed chain after chain, and a tile of sums in registers
@@ -126,16 +127,15 @@ template <int Rows, int Vecs>
   }
 }
 
-// One block's chains of Rows <= kStripRows rows and a panel's first Vecs vectors, added to sums; the first
-// block starts them.
+// sums = one block of Rows <= kStripRows rows and a panel's first Vecs vectors.
 template <int Rows, int Vecs>
-[[maybe_unused]] void chain_tile(const float* strip, const float* panel, const Chains& chains, bool first,
-                                 float* sums, int64_t stride) {
+[[maybe_unused]] void chain_tile(const float* strip, const float* panel, const Chains& chains, float* sums,
+                                 int64_t stride) {
   constexpr int kUpper = Rows < kHalfStrip ? Rows : kHalfStrip;
   for (int64_t j = 0; j < chains.count; ++j) {
     const float* a = strip + j * chains.length * kStripRows;
     const float* b = panel + j * chains.length * kWidePanel;
-    const bool start = first && j == 0;
+    const bool start = j == 0;
     add_chain<kUpper, Vecs>(a, b, chains.length, start, sums, stride);
     if constexpr (Rows > kUpper) {
       add_chain<Rows - kUpper, Vecs>(a + kUpper, b, chains.length, start, sums + kUpper * stride, stride);
@@ -154,31 +154,45 @@ constexpr int next_rows(int rows) {
 // zeros and written where nobody looks.
 template <int Rows = kStripRows, int Vecs = kTileVecs>
 [[maybe_unused]] void panel_tile(int64_t rows, int64_t columns, const float* strip, const float* panel,
-                                 const Chains& chains, bool first, float* sums, int64_t stride) {
+                                 const Chains& chains, float* sums, int64_t stride) {
   if constexpr (Vecs > 1) {
     if (columns <= (Vecs - 1) * kLanes) {
-      return panel_tile<Rows, Vecs - 1>(rows, columns, strip, panel, chains, first, sums, stride);
+      return panel_tile<Rows, Vecs - 1>(rows, columns, strip, panel, chains, sums, stride);
     }
   }
   if constexpr (Rows > 1) {
     constexpr int kNext = next_rows(Rows);
     if (rows <= kNext) {
-      return panel_tile<kNext, Vecs>(rows, columns, strip, panel, chains, first, sums, stride);
+      return panel_tile<kNext, Vecs>(rows, columns, strip, panel, chains, sums, stride);
     }
   }
-  chain_tile<Rows, Vecs>(strip, panel, chains, first, sums, stride);
+  chain_tile<Rows, Vecs>(strip, panel, chains, sums, stride);
+}
+
+// sums += tile, whose rows are kWidePanel floats.
+[[maybe_unused]] inline void add_tile(const float* tile, int64_t rows, int64_t columns, float* sums,
+                                      int64_t stride) {
+  for (int64_t r = 0; r < rows; ++r, tile += kWidePanel, sums += stride) {
+    for (int64_t n = 0; n < columns; n += kLanes) store(sums + n, load(sums + n) + load(tile + n));
+  }
 }
 
 // C (m x n) = A B of two packed matrices. C has room for rows up to a multiple of kStripRows and columns up
 // to a multiple of kLanes.
 [[maybe_unused]] inline void chain_product(const float* strips, const float* packed, const Chains& chains,
                                            int64_t m, int64_t n, float* c, int64_t ldc) {
+  alignas(64) float tile[kStripRows * kWidePanel];
   for (int64_t block = 0; block < chains.blocks; ++block) {
     for (int64_t row = 0; row < m; row += kStripRows) {
       const float* strip = strips + (row * chains.blocks + block * kStripRows) * chains.depth();
       for (int64_t column = 0; column < n; column += kWidePanel) {
         const float* panel = packed + (column * chains.blocks + block * kWidePanel) * chains.depth();
-        panel_tile(m - row, n - column, strip, panel, chains, block == 0, c + row * ldc + column, ldc);
+        const int64_t rows = m - row < kStripRows ? m - row : kStripRows;
+        const int64_t columns = n - column < kWidePanel ? n - column : kWidePanel;
+        float* sums = c + row * ldc + column;
+        panel_tile(rows, columns, strip, panel, chains, block == 0 ? sums : tile,
+                   block == 0 ? ldc : kWidePanel);
+        if (block > 0) add_tile(tile, rows, columns, sums, ldc);
       }
     }
   }

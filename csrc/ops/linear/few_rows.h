@@ -12,11 +12,7 @@
 // Per element of right and row: one multiply-add per kLanes elements, and 1 / chain length of a transpose.
 #pragma once
 
-#include "core/aligned.h"
-#include "core/chains.h"
-#include "core/levels.h"
-#include "core/parallel.h"
-#include "ops/linear/linear.h"
+#include "ops/linear/finish.h"
 
 namespace pyllm::linear {
 namespace {
@@ -24,37 +20,6 @@ namespace {
 constexpr int64_t kFewRows = 16;
 constexpr int kDotRows = kVectorRegisters == 32 ? 4 : 3;
 constexpr int kDotColumns = 4;
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-template <class T>
-const T* at(const Operand& operand, int64_t i, int64_t k) {
-  return static_cast<const T*>(operand.data) + i * operand.stride + k * operand.stride_k;
-}
-
-// out[row, column ...) = sum + bias
-template <class T>
-void finish(const Product& p, int64_t row, int64_t column, Vec sum, int64_t lanes) {
-  if (p.bias) sum = sum + load_lanes(static_cast<const T*>(p.bias) + column, lanes);
-  const int64_t at = row * p.columns + column;
-  if (p.out_dtype == DType::f32) {
-    store_lanes(static_cast<float*>(p.out) + at, sum, lanes);
-  } else {
-    store_lanes(static_cast<T*>(p.out) + at, sum, lanes);
-  }
-}
-
-// The same for a tile of sums whose rows are `stride` floats apart.
-template <class T>
-void finish_tile(const Product& p, int64_t row, int64_t rows, int64_t column, int64_t columns,
-                 const float* sums, int64_t stride) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t n = 0; n < columns; n += kLanes) {
-      finish<T>(p, row + r, column + n, load(sums + r * stride + n), smaller(columns - n, kLanes));
-    }
-  }
-}
 
 // The accumulators of one block: kLanes columns of every row, a vector of chains each.
 using Chained = float[kFewRows][kLanes][kLanes];
@@ -95,16 +60,16 @@ void dot_rows(const float* left, int64_t left_stride, int64_t rows, const T* rig
   }
 }
 
-// sums (+)= the chains of kLanes columns, in order.
-inline Vec add_chains(const float (&chained)[kLanes][kLanes], bool first, Vec sums) {
+// The chains of kLanes columns, added in order.
+inline Vec add_chains(const float (&chained)[kLanes][kLanes]) {
   Vec chains[kLanes];
 #pragma GCC unroll 16
   for (int n = 0; n < kLanes; ++n) chains[n] = load(chained[n]);
   transpose(chains);
-  sums = first ? chains[0] : sums + chains[0];
+  Vec sum = chains[0];
 #pragma GCC unroll 16
-  for (int j = 1; j < kLanes; ++j) sums = sums + chains[j];
-  return sums;
+  for (int j = 1; j < kLanes; ++j) sum = sum + chains[j];
+  return sum;
 }
 
 // out[:, column ... column + lanes)
@@ -125,7 +90,8 @@ void product_group(const Product& p, const float* left, const Chains& chains, in
                   chained[0][n]);
     }
     for (int64_t r = 0; r < p.rows; ++r) {
-      store(sums[r], add_chains(chained[r], b == 0, load(sums[r])));
+      const Vec sum = add_chains(chained[r]);
+      store(sums[r], b == 0 ? sum : load(sums[r]) + sum);
     }
   }
   for (int64_t r = 0; r < p.rows; ++r) finish<T>(p, r, column, load(sums[r]), lanes);
@@ -134,7 +100,7 @@ void product_group(const Product& p, const float* left, const Chains& chains, in
 template <class T>
 void product_few_rows(const Product& p, const Chains& chains) {
   const int64_t stride = chains.padded_depth();
-  const auto left = make_aligned<float>(p.rows * stride);
+  const Scratch left(p.rows * stride);
   for (int64_t row = 0; row < p.rows; ++row) {
     float* to = left.get() + row * stride;
     if (p.left.stride_k == 1) {
