@@ -4,9 +4,8 @@
 //   k =   0   1   2  ..  15 |  16  17 ..  31 |  32 ..            a block: kLanes chains, here of 16 lanes
 //        chain 0, 1, 2 .. 15   0   1  ..  15    0 ..             chain j takes k = j, j + 16, j + 32, ...
 //
-// A chain is a run of fused multiply-adds from zero over at most kChain k's, a block's sum that of its chains,
-// ascending, an element the sum of its blocks, ascending. Blocks are apart until they are whole, so that
-// different threads may sum them. Two kinds of kernel then give the same bits:
+// A chain is a run of fused multiply-adds from zero over at most kChain k's; an element is the sum of its
+// chains, ascending, block after block. Two kinds of kernel then give the same bits:
 //   - lanes are k's (few rows): a vector of products along k holds all chains of a block, so that both
 //     operands are read as they lie and nothing is transposed but the finished chains;
 //   - lanes are columns (many rows): operands are packed chain after chain, and a tile of sums in registers
@@ -30,6 +29,9 @@ constexpr int kTileVecs = 3;
 constexpr int kHalfStrip = kVectorRegisters == 32 ? 8 : 4;
 constexpr int kWidePanel = kTileVecs * kLanes;
 constexpr int kStripRows = 2 * kHalfStrip;
+
+// Terms per turn of the inner loop: a tile of 12 accumulators leaves the core little room beside its loads.
+constexpr int kUnrolled = kVectorRegisters == 32 ? 2 : 4;
 
 constexpr int64_t kChain = kLanes == 16 ? 64 : 128;
 constexpr int64_t kShortDepth = 16 * kLanes;
@@ -100,23 +102,42 @@ template <int Width, class T>
   }
 }
 
+// acc += x * row, in the register that acc is in. GCC 12 moves accumulators about when a loop of fused
+// multiply-adds is unrolled, which costs more than unrolling gains.
+inline __attribute__((always_inline)) void accumulate(Vec& acc, Vec x, Vec row) {
+#if defined(__x86_64__)
+  asm("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(x), "v"(row));
+#else
+  acc = fma(x, row, acc);
+#endif
+}
+
+// One term of a chain: Rows x Vecs multiply-adds.
+template <int Rows, int Vecs>
+inline __attribute__((always_inline)) void add_term(const float* a, const float* b, Vec (&acc)[Rows][Vecs]) {
+  Vec row[Vecs];
+#pragma GCC unroll 4
+  for (int v = 0; v < Vecs; ++v) row[v] = load(b + v * kLanes);
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+    const Vec x = set1(a[r]);
+#pragma GCC unroll 4
+    for (int v = 0; v < Vecs; ++v) accumulate(acc[r][v], x, row[v]);
+  }
+}
+
 // sums (+)= one chain: Rows x Vecs vectors, `stride` floats from row to row. `a` and `b` are the chain in a
 // strip and in a panel.
 template <int Rows, int Vecs>
 [[maybe_unused]] void add_chain(const float* a, const float* b, int64_t terms, bool first, float* sums,
                                 int64_t stride) {
   Vec acc[Rows][Vecs] = {};
-  for (int64_t i = 0; i < terms; ++i, a += kStripRows, b += kWidePanel) {
-    Vec row[Vecs];
+  int64_t i = 0;
+  for (; i + kUnrolled <= terms; i += kUnrolled, a += kUnrolled * kStripRows, b += kUnrolled * kWidePanel) {
 #pragma GCC unroll 4
-    for (int v = 0; v < Vecs; ++v) row[v] = load(b + v * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-      const Vec x = set1(a[r]);
-#pragma GCC unroll 4
-      for (int v = 0; v < Vecs; ++v) acc[r][v] = fma(x, row[v], acc[r][v]);
-    }
+    for (int u = 0; u < kUnrolled; ++u) add_term(a + u * kStripRows, b + u * kWidePanel, acc);
   }
+  for (; i < terms; ++i, a += kStripRows, b += kWidePanel) add_term(a, b, acc);
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
@@ -127,15 +148,16 @@ template <int Rows, int Vecs>
   }
 }
 
-// sums = one block of Rows <= kStripRows rows and a panel's first Vecs vectors.
+// One block's chains of Rows <= kStripRows rows and a panel's first Vecs vectors, added to sums; the first
+// block starts them.
 template <int Rows, int Vecs>
-[[maybe_unused]] void chain_tile(const float* strip, const float* panel, const Chains& chains, float* sums,
-                                 int64_t stride) {
+[[maybe_unused]] void chain_tile(const float* strip, const float* panel, const Chains& chains, bool first,
+                                 float* sums, int64_t stride) {
   constexpr int kUpper = Rows < kHalfStrip ? Rows : kHalfStrip;
   for (int64_t j = 0; j < chains.count; ++j) {
     const float* a = strip + j * chains.length * kStripRows;
     const float* b = panel + j * chains.length * kWidePanel;
-    const bool start = j == 0;
+    const bool start = first && j == 0;
     add_chain<kUpper, Vecs>(a, b, chains.length, start, sums, stride);
     if constexpr (Rows > kUpper) {
       add_chain<Rows - kUpper, Vecs>(a + kUpper, b, chains.length, start, sums + kUpper * stride, stride);
@@ -154,45 +176,31 @@ constexpr int next_rows(int rows) {
 // zeros and written where nobody looks.
 template <int Rows = kStripRows, int Vecs = kTileVecs>
 [[maybe_unused]] void panel_tile(int64_t rows, int64_t columns, const float* strip, const float* panel,
-                                 const Chains& chains, float* sums, int64_t stride) {
+                                 const Chains& chains, bool first, float* sums, int64_t stride) {
   if constexpr (Vecs > 1) {
     if (columns <= (Vecs - 1) * kLanes) {
-      return panel_tile<Rows, Vecs - 1>(rows, columns, strip, panel, chains, sums, stride);
+      return panel_tile<Rows, Vecs - 1>(rows, columns, strip, panel, chains, first, sums, stride);
     }
   }
   if constexpr (Rows > 1) {
     constexpr int kNext = next_rows(Rows);
     if (rows <= kNext) {
-      return panel_tile<kNext, Vecs>(rows, columns, strip, panel, chains, sums, stride);
+      return panel_tile<kNext, Vecs>(rows, columns, strip, panel, chains, first, sums, stride);
     }
   }
-  chain_tile<Rows, Vecs>(strip, panel, chains, sums, stride);
-}
-
-// sums += tile, whose rows are kWidePanel floats.
-[[maybe_unused]] inline void add_tile(const float* tile, int64_t rows, int64_t columns, float* sums,
-                                      int64_t stride) {
-  for (int64_t r = 0; r < rows; ++r, tile += kWidePanel, sums += stride) {
-    for (int64_t n = 0; n < columns; n += kLanes) store(sums + n, load(sums + n) + load(tile + n));
-  }
+  chain_tile<Rows, Vecs>(strip, panel, chains, first, sums, stride);
 }
 
 // C (m x n) = A B of two packed matrices. C has room for rows up to a multiple of kStripRows and columns up
 // to a multiple of kLanes.
 [[maybe_unused]] inline void chain_product(const float* strips, const float* packed, const Chains& chains,
                                            int64_t m, int64_t n, float* c, int64_t ldc) {
-  alignas(64) float tile[kStripRows * kWidePanel];
   for (int64_t block = 0; block < chains.blocks; ++block) {
     for (int64_t row = 0; row < m; row += kStripRows) {
       const float* strip = strips + (row * chains.blocks + block * kStripRows) * chains.depth();
       for (int64_t column = 0; column < n; column += kWidePanel) {
         const float* panel = packed + (column * chains.blocks + block * kWidePanel) * chains.depth();
-        const int64_t rows = m - row < kStripRows ? m - row : kStripRows;
-        const int64_t columns = n - column < kWidePanel ? n - column : kWidePanel;
-        float* sums = c + row * ldc + column;
-        panel_tile(rows, columns, strip, panel, chains, block == 0 ? sums : tile,
-                   block == 0 ? ldc : kWidePanel);
-        if (block > 0) add_tile(tile, rows, columns, sums, ldc);
+        panel_tile(m - row, n - column, strip, panel, chains, block == 0, c + row * ldc + column, ldc);
       }
     }
   }

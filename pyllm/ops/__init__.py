@@ -6,6 +6,7 @@ from pyllm.ops.gradient_norm import gradient_norm
 from pyllm.ops.layer_norm import layer_norm
 from pyllm.ops.linear import linear
 from pyllm.ops.linear_cross_entropy import linear_cross_entropy
+from pyllm.ops.packed_weights import keep_packed_weights
 from pyllm.ops.paged_attention import PagedKVCache, paged_attention, write_kv
 from pyllm.ops.rms_norm import rms_norm
 from pyllm.ops.rope import rope
@@ -18,6 +19,7 @@ __all__ = [
     "attention",
     "glu",
     "gradient_norm",
+    "keep_packed_weights",
     "layer_norm",
     "linear",
     "linear_cross_entropy",

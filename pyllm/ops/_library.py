@@ -81,6 +81,20 @@ def register_autograd(name: str, backward: Callable[..., Any], setup_context: Ca
         torch.library.register_autograd(f"pyllm::{name}", backward, setup_context=setup_context)
 
 
+def plain_eager() -> bool:
+    """True where a call is what it seems: nobody traces, transforms or casts it."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cpu")
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+def below_autograd() -> Any:
+    """Context: ops skip their autograd kernels, which are Python and cost a small op several times its own time."""
+    return torch._C._AutoDispatchBelowAutograd()
+
+
 def register_autocast(name: str, *, lower: bool, keep: tuple[int, ...] = ()) -> None:
     """Gives `pyllm::name` an autocast rule.
 

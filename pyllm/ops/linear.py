@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyllm.ops import _library
+from pyllm.ops.packed_weights import packed_weight
 
 
 def linear(
@@ -31,7 +32,7 @@ def linear(
     _check(x, weight, bias, out_dtype)
     if not _library.has_kernels(x):
         return linear_reference(x, weight, bias, out_dtype=out_dtype)
-    return torch.ops.pyllm.linear.default(x, weight, bias, out_dtype is not None)
+    return _product(x, weight, bias, out_dtype is not None, keep=True)
 
 
 def linear_reference(
@@ -72,27 +73,42 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, float32_out: bool = False)
     return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=torch.float32 if float32_out else x.dtype)
 
 
+@_library.register_fake("linear_pack")
+def _(weight: Tensor) -> Tensor:
+    size = torch.library.get_ctx().new_dynamic_size()
+    return weight.new_empty((size,), dtype=torch.float32)
+
+
+@_library.register_fake("linear_packed")
+def _(x: Tensor, weight: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
 def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, bool], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:2])
 
 
 def grad_input(grad_y: Tensor, weight: Tensor) -> Tensor:
     """Gradient of `linear`'s x: grad_y (..., out), weight (out, in) of its dtype -> (..., in)."""
-    return torch.ops.pyllm.linear.default(grad_y, weight.t(), None)
+    if _library.plain_eager() and not weight.requires_grad and not torch.is_grad_enabled():
+        packed = packed_weight(grad_y, weight, transposed=True)
+        if packed is not None:
+            return _below(grad_y, weight.t(), None, False, packed)
+    return _product(grad_y, weight.t())
 
 
 def grad_weight(grad_y: Tensor, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Gradient of `linear`'s weight: grad_y (..., out), x (..., in) -> (out, in) in `dtype`, that of x or float32."""
     columns, rows = grad_y.reshape(-1, grad_y.shape[-1]).t(), x.reshape(-1, x.shape[-1]).t()
     float32_out = dtype is torch.float32 and x.dtype is not torch.float32
-    return torch.ops.pyllm.linear.default(columns, rows, None, float32_out)
+    return _product(columns, rows, None, float32_out)
 
 
 def grad_bias(grad_y: Tensor) -> Tensor:
     """Gradient of `linear`'s bias: grad_y (..., out) -> (out,)."""
     # Tokens are summed by a product with ones: torch.sum's order depends on the number of threads.
     columns = grad_y.reshape(-1, grad_y.shape[-1]).t()
-    return torch.ops.pyllm.linear.default(columns.new_ones((1, columns.shape[1])), columns, None)[0]
+    return _product(columns.new_ones((1, columns.shape[1])), columns)[0]
 
 
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
@@ -108,5 +124,44 @@ def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
+class _Linear(torch.autograd.Function):
+    """The op's autograd once more, for eager calls: the registered one costs several times as much per call."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, float32_out: bool, keep: bool
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        packed = packed_weight(x, weight) if keep and not weight.requires_grad else None
+        return _below(x, weight, bias, float32_out, packed)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        return *_backward(ctx, grad_y), None
+
+
+def _below(
+    x: Tensor, weight: Tensor, bias: Tensor | None, float32_out: bool, packed: Tensor | None
+) -> Tensor:
+    with _library.below_autograd():
+        if packed is None or float32_out:
+            return _op(x, weight, bias, float32_out)
+        return torch.ops.pyllm.linear_packed.default(x, weight, packed, bias)
+
+
+def _product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, float32_out: bool = False, keep: bool = False
+) -> Tensor:
+    """The op. `keep`: weight may be a layer's, worth keeping packed."""
+    if not _library.plain_eager():
+        return _op(x, weight, bias, float32_out)
+    if torch.is_grad_enabled() and (
+        x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    ):
+        return _Linear.apply(x, weight, bias, float32_out, keep)
+    return _below(x, weight, bias, float32_out, packed_weight(x, weight) if keep else None)
+
+
+_op: Any = torch.ops.pyllm.linear.default if _library.LOADED else None
 _library.register_autograd("linear", _backward, _setup)
 _library.register_autocast("linear", lower=True)

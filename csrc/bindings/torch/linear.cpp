@@ -8,6 +8,7 @@ namespace pyllm::binding {
 namespace {
 
 constexpr const char* kOp = "linear";
+constexpr const char* kPack = "linear_pack";
 
 // Matrices with one unit stride are read in place, anything else from a contiguous copy.
 Tensor readable(const Tensor& x) {
@@ -22,8 +23,9 @@ pyllm::linear::Operand operand(const Tensor& x) {
           .stride_k = x.dim() == 2 ? x.stride(1) : 1};
 }
 
-Tensor linear(const Tensor& x_any, const Tensor& weight_any, std::optional<Tensor> bias_any,
-              bool float32_out) {
+// `packed` is what linear_pack made of the weight, or nothing.
+Tensor product_of(const Tensor& x_any, const Tensor& weight_any, const std::optional<Tensor>& bias_any,
+                  bool float32_out, const Tensor* packed) {
   check(x_any.dim() >= 1, kOp, "x must have at least one dimension");
   check(weight_any.dim() == 2 && weight_any.size(1) == x_any.size(x_any.dim() - 1), kOp,
         "weight must be (out, in) with in = the size of x's last dimension");
@@ -49,17 +51,50 @@ Tensor linear(const Tensor& x_any, const Tensor& weight_any, std::optional<Tenso
                           .left = operand(x),
                           .right = operand(weight),
                           .bias = bias ? bias->const_data_ptr() : nullptr,
-                          .out = out.mutable_data_ptr()});
+                          .out = out.mutable_data_ptr(),
+                          .packed = packed ? static_cast<const float*>(packed->const_data_ptr()) : nullptr});
   return out;
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, bool float32_out) {
+  return product_of(x, weight, bias, float32_out, nullptr);
+}
+
+Tensor linear_pack(const Tensor& weight_any) {
+  check(weight_any.dim() == 2, kPack, "weight must be (out, in)");
+  const Tensor weight = readable(weight_any);
+  const int64_t columns = weight.size(0), depth = weight.size(1);
+  const int64_t floats = pyllm::linear::packed_floats(dtype_of(weight, kPack, "weight"), columns, depth);
+  Tensor packed = empty(weight, {floats}, ScalarType::Float);
+  if (floats) {
+    pyllm::linear::pack(operand(weight), columns, depth, static_cast<float*>(packed.mutable_data_ptr()));
+  }
+  return packed;
+}
+
+Tensor linear_packed(const Tensor& x, const Tensor& weight, const Tensor& packed,
+                     std::optional<Tensor> bias) {
+  const int64_t floats = weight.dim() == 2 ? pyllm::linear::packed_floats(dtype_of(weight, kOp, "weight"),
+                                                                          weight.size(0), weight.size(1))
+                                           : 0;
+  // A pack of another size was made at another level: it is passed over, like all that do not fit.
+  const bool fits = floats > 0 && packed.is_contiguous() && packed.numel() == floats &&
+                    packed.scalar_type() == ScalarType::Float;
+  return product_of(x, weight, bias, false, fits ? &packed : nullptr);
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
   m.def("linear(Tensor x, Tensor weight, Tensor? bias, bool float32_out=False) -> Tensor");
-  ;
+  m.def("linear_pack(Tensor weight) -> Tensor");
+  m.def("linear_packed(Tensor x, Tensor weight, Tensor packed, Tensor? bias) -> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) { m.impl("linear", TORCH_BOX(&linear)); }
+STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) {
+  m.impl("linear", TORCH_BOX(&linear));
+  m.impl("linear_pack", TORCH_BOX(&linear_pack));
+  m.impl("linear_packed", TORCH_BOX(&linear_packed));
+}
 
 }  // namespace pyllm::binding

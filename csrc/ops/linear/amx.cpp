@@ -126,9 +126,17 @@ void run_product(const Product& p) {
   p.out_dtype == DType::f32 ? product_as<float>(p, plan) : product_as<bfloat16>(p, plan);
 }
 
+int64_t packed_floats_below(int64_t columns, int64_t depth) {
+  return kernels_avx512.packed_floats(columns, depth);
+}
+
+void pack_below(const Operand& right, int64_t columns, int64_t depth, float* to) {
+  kernels_avx512.pack(right, columns, depth, to);
+}
+
 }  // namespace
 
 extern const Kernels PYLLM_LEVEL_TABLE(kernels);
-const Kernels PYLLM_LEVEL_TABLE(kernels) = {run_product};
+const Kernels PYLLM_LEVEL_TABLE(kernels) = {run_product, packed_floats_below, pack_below};
 
 }  // namespace pyllm::linear

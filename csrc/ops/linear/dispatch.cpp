@@ -1,3 +1,5 @@
+#include <cstring>
+
 #include "core/levels.h"
 #include "ops/linear/linear.h"
 
@@ -35,6 +37,52 @@ const Kernels& kernels_for(DType dtype) {
 
 }  // namespace
 
-void product(const Product& p) { kernels_for(p.dtype).product(p); }
+namespace {
+
+// What stands before a packed operand: the level, and some of its elements as they were.
+constexpr int64_t kSamples = 255;
+constexpr int64_t kHeader = kSamples + 1;
+
+// f(i, where element i of the samples lies): spread evenly over a (columns, depth) operand.
+template <class F>
+void for_each_sample(const Operand& right, int64_t columns, int64_t depth, const F& f) {
+  for (int64_t i = 0; i < kSamples; ++i) {
+    const int64_t element = static_cast<int64_t>(static_cast<double>(columns * depth - 1) *
+                                                 (static_cast<double>(i) / (kSamples - 1)));
+    f(i, static_cast<const float*>(right.data) + element / depth * right.stride +
+             element % depth * right.stride_k);
+  }
+}
+
+float level_mark() { return static_cast<float>(static_cast<int>(active_isa()) + 1); }
+
+bool is_current(const Product& p) {
+  bool same = p.packed[kSamples] == level_mark();
+  for_each_sample(p.right, p.columns, p.depth, [&](int64_t i, const float* element) {
+    same = same && std::memcmp(p.packed + i, element, sizeof(float)) == 0;
+  });
+  return same;
+}
+
+}  // namespace
+
+void product(const Product& p) {
+  if (!p.packed) return kernels_for(p.dtype).product(p);
+  Product checked = p;
+  checked.packed = p.dtype == DType::f32 && is_current(p) ? p.packed + kHeader : nullptr;
+  kernels_for(p.dtype).product(checked);
+}
+
+int64_t packed_floats(DType dtype, int64_t columns, int64_t depth) {
+  const Kernels& kernels = kernels_for(dtype);
+  if (dtype != DType::f32 || !kernels.packed_floats || columns == 0 || depth == 0) return 0;
+  return kHeader + kernels.packed_floats(columns, depth);
+}
+
+void pack(const Operand& right, int64_t columns, int64_t depth, float* to) {
+  for_each_sample(right, columns, depth, [&](int64_t i, const float* element) { to[i] = *element; });
+  to[kSamples] = level_mark();
+  kernels_for(DType::f32).pack(right, columns, depth, to + kHeader);
+}
 
 }  // namespace pyllm::linear

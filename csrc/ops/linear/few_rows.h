@@ -60,16 +60,16 @@ void dot_rows(const float* left, int64_t left_stride, int64_t rows, const T* rig
   }
 }
 
-// The chains of kLanes columns, added in order.
-inline Vec add_chains(const float (&chained)[kLanes][kLanes]) {
+// sums (+)= the chains of kLanes columns, in order.
+inline Vec add_chains(const float (&chained)[kLanes][kLanes], bool first, Vec sums) {
   Vec chains[kLanes];
 #pragma GCC unroll 16
   for (int n = 0; n < kLanes; ++n) chains[n] = load(chained[n]);
   transpose(chains);
-  Vec sum = chains[0];
+  sums = first ? chains[0] : sums + chains[0];
 #pragma GCC unroll 16
-  for (int j = 1; j < kLanes; ++j) sum = sum + chains[j];
-  return sum;
+  for (int j = 1; j < kLanes; ++j) sums = sums + chains[j];
+  return sums;
 }
 
 // out[:, column ... column + lanes)
@@ -90,8 +90,7 @@ void product_group(const Product& p, const float* left, const Chains& chains, in
                   chained[0][n]);
     }
     for (int64_t r = 0; r < p.rows; ++r) {
-      const Vec sum = add_chains(chained[r]);
-      store(sums[r], b == 0 ? sum : load(sums[r]) + sum);
+      store(sums[r], add_chains(chained[r], b == 0, load(sums[r])));
     }
   }
   for (int64_t r = 0; r < p.rows; ++r) finish<T>(p, r, column, load(sums[r]), lanes);

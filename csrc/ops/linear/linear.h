@@ -27,15 +27,26 @@ struct Product {
   Operand left, right;
   const void* bias;  // (columns,); may be null
   void* out;         // (rows, columns), contiguous; may not overlap the operands
+  // right as pack() wrote it; may be null. A hint: results have the same bits, and a pack of another level or
+  // of an operand that has visibly changed is passed over.
+  const float* packed = nullptr;
 };
 
 // The order of each element's sum depends on depth alone: not on rows, columns, position or threads.
+// pack(right, columns, depth, to) writes the right operand of float32 products as many rows want it, in
+// packed_floats(columns, depth) floats; levels without it have null.
 struct Kernels {
   void (*product)(const Product&);
+  int64_t (*packed_floats)(int64_t columns, int64_t depth) = nullptr;
+  void (*pack)(const Operand& right, int64_t columns, int64_t depth, float* to) = nullptr;
 };
 
 extern const Kernels kernels_scalar;
 
 void product(const Product&);
+
+// Floats that pack() writes; 0 where this level keeps nothing for the dtype.
+int64_t packed_floats(DType dtype, int64_t columns, int64_t depth);
+void pack(const Operand& right, int64_t columns, int64_t depth, float* to);
 
 }  // namespace pyllm::linear

@@ -7,7 +7,8 @@
 //     for tasks = parts of the own operand x passes              parallel, whoever is free takes the next
 //       for block of depth (at most 1024 k's)
 //         pack the own part                                      kOwnFloats: second-level cache
-//         for strip, for panel: a register tile                  what is shared streams past; sums: first level
+//         for strip, for panel: a register tile                  what is shared streams past; sums: first
+//         level
 //       out = sums + bias, rounded once                          after the last block, tile by tile
 //
 // Nothing is packed twice up to kPass rows of the shared operand.
@@ -27,6 +28,7 @@ constexpr int64_t kPass = 1024;                      // shared rows that a task 
 constexpr int64_t kTasks = 16;                       // wanted, while each has
 constexpr int64_t kTaskProducts = int64_t{1} << 18;  // multiply-adds, which pay for a fork
 constexpr int64_t kPackedFloats = int64_t{1} << 14;  // packed ones that do
+constexpr int64_t kPiece = 96;                       // elements of a row
 constexpr int64_t kSlice = 64;  // k's at a time of an operand whose k's are not contiguous: pages that the
                                 // address cache holds
 
@@ -43,35 +45,36 @@ void for_each_task(int64_t tasks, int64_t floats, const F& f) {
   });
 }
 
-// Packed rows of one operand and one block of depth: groups of Width, `stride` floats apart.
+// Packed rows of one operand, one block of depth: groups of Width, `stride` floats apart.
 template <int Width>
 struct Groups {
-  float* data;
+  const float* data;
   int64_t stride;
 
-  float* at(int64_t row) const { return data + row / Width * stride; }
+  const float* at(int64_t row) const { return data + row / Width * stride; }
 };
 using Strips = Groups<kStripRows>;
 using Panels = Groups<kWidePanel>;
 
 template <int Width, class T>
 void pack_block(const Operand& operand, int64_t first, int64_t count, int64_t depth, const Chains& chains,
-                int64_t block, const Groups<Width>& to) {
+                int64_t block, float* to, int64_t stride) {
   const int64_t k = block * chains.depth(), rest = smaller(depth - k, chains.depth());
   const int64_t slice_depth = operand.stride_k == 1 ? chains.depth() + 1 : kSlice;
   for (int64_t slice = 0; slice < rest || slice == 0; slice += slice_depth) {
-    for (int64_t row = 0; row < count; row += Width) {
-      if (slice == 0) zero_missing<Width>(rest, chains, to.at(row));
+    float* group = to;
+    for (int64_t row = 0; row < count; row += Width, group += stride) {
+      if (slice == 0) zero_missing<Width>(rest, chains, group);
       pack_panel<Width>(at<T>(operand, first + row, k + slice), operand.stride_k, operand.stride,
                         smaller(rest - slice, slice_depth), smaller(count - row, Width),
-                        to.at(row) + chains(slice) * Width, chains);
+                        group + chains(slice) * Width, chains);
     }
   }
 }
 
 // An operand packed whole: a group holds block after block.
 template <int Width>
-Groups<Width> block_of(float* packed, const Chains& chains, int64_t first, int64_t block) {
+Groups<Width> block_of(const float* packed, const Chains& chains, int64_t first, int64_t block) {
   const int64_t stride = Width * chains.padded_depth();
   return {packed + first / Width * stride + block * chains.depth() * Width, stride};
 }
@@ -79,12 +82,12 @@ Groups<Width> block_of(float* packed, const Chains& chains, int64_t first, int64
 template <int Width, class T>
 void pack_rows(const Operand& operand, int64_t first, int64_t count, int64_t depth, const Chains& chains,
                float* packed) {
-  const int64_t grain = 1 + kPackedFloats / (Width * chains.padded_depth() + 1);
+  const int64_t stride = Width * chains.padded_depth(), grain = 1 + kPackedFloats / (stride + 1);
   parallel_for(0, ceil_div(count, Width), grain, [&](int64_t begin, int64_t end) {
     const int64_t row = begin * Width, rows = smaller(count, end * Width) - row;
     for (int64_t b = 0; b < chains.blocks; ++b) {
       pack_block<Width, T>(operand, first + row, rows, depth, chains, b,
-                           block_of<Width>(packed, chains, row, b));
+                           packed + begin * stride + b * chains.depth() * Width, stride);
     }
   });
 }
@@ -110,18 +113,12 @@ void product_tile(const Product& p, const Area& tile, const float* strip, const 
   if (full && chains.blocks * chains.count == 1 && p.out_dtype == DType::f32 && !p.bias) {
     // A single chain is a whole sum and goes where it belongs.
     float* out = static_cast<float*>(p.out) + tile.row * p.columns + tile.column;
-    return panel_tile(tile.rows, tile.columns, strip, panel, chains, out, p.columns);
+    return panel_tile(tile.rows, tile.columns, strip, panel, chains, true, out, p.columns);
   }
-  alignas(kCacheLine) float added[kStripRows * kWidePanel];
   const bool last = block + 1 == chains.blocks;
   if (last) prefetch_out(p, tile);
-  float* to = block == 0 && !last ? sums : added;
-  panel_tile(tile.rows, tile.columns, strip, panel, chains, to, kWidePanel);
-  if (block > 0) {
-    add_tile(added, tile.rows, tile.columns, sums, kWidePanel);
-    to = sums;
-  }
-  if (last) finish_tile<T>(p, tile.row, tile.rows, tile.column, tile.columns, to, kWidePanel);
+  panel_tile(tile.rows, tile.columns, strip, panel, chains, block == 0, sums, kWidePanel);
+  if (last) finish_tile<T>(p, tile.row, tile.rows, tile.column, tile.columns, sums, kWidePanel);
 }
 
 // One block of depth of an area, `group` columns at a time. `sums` holds the area tile by tile; a single
@@ -129,6 +126,7 @@ void product_tile(const Product& p, const Area& tile, const float* strip, const 
 template <class T>
 void product_block(const Product& p, const Area& area, const Strips& strips, const Panels& panels,
                    int64_t group, const Chains& chains, int64_t block, float* sums) {
+  alignas(kCacheLine) float one_tile[kStripRows * kWidePanel];
   const int64_t width = ceil_div(area.columns, kWidePanel) * kWidePanel;
   for (int64_t column = 0; column < area.columns; column += group) {
     const int64_t end = smaller(area.columns, column + group);
@@ -137,7 +135,7 @@ void product_block(const Product& p, const Area& area, const Strips& strips, con
         const Area tile = {area.row + row, smaller(area.rows - row, kStripRows), area.column + n,
                            smaller(area.columns - n, kWidePanel)};
         product_tile<T>(p, tile, strips.at(row), panels.at(n), chains, block,
-                        sums + row * width + n * kStripRows);
+                        chains.blocks == 1 ? one_tile : sums + row * width + n * kStripRows);
       }
     }
   }
@@ -155,32 +153,40 @@ inline int64_t even_groups(int64_t count, int64_t most) {
   return ceil_div(count, ceil_div(count, larger(most, 1)));
 }
 
-Cut cut_of(int64_t own_count, int64_t own_width, int64_t shared_count, int64_t shared_width,
-           const Chains& chains) {
+Cut cut_of(const Operand& own_operand, int64_t own_count, int64_t own_width, int64_t shared_count,
+           int64_t shared_width, const Chains& chains) {
   const int64_t groups = ceil_div(own_count, own_width);
   const int64_t shared_groups = ceil_div(shared_count, shared_width);
   const int64_t pass = even_groups(shared_groups, kPass / shared_width) * shared_width;
   const int64_t passes = ceil_div(shared_count, pass);
   const int64_t fitting = larger(2, kOwnFloats / (own_width * chains.depth() + 1));
-  const int64_t least = kTaskProducts / (own_width * smaller(pass, shared_count) * chains.padded_depth() + 1);
+  // Rows of an operand without contiguous k's are read in pieces: one of 192 bytes wastes what the hardware
+  // asks for behind it.
+  const int64_t piece = own_operand.stride_k == 1 || groups < kTasks / 2 ? 1 : kPiece / own_width;
+  const int64_t least =
+      piece + kTaskProducts / (own_width * smaller(pass, shared_count) * chains.padded_depth() + 1);
   const int64_t own = even_groups(groups, smaller(fitting, larger(least, groups * passes / kTasks)));
   const int64_t floats = own * own_width * chains.depth();
-  return {own * own_width, pass,   ceil_div(groups, own), passes,
-          floats,          floats + (chains.blocks > 1 ? own * own_width * pass : 0)};
+  return {own * own_width, pass,   ceil_div(groups, own),
+          passes,          floats, floats + (chains.blocks > 1 ? own * own_width * pass : 0)};
 }
 
-// Right panels are the tasks' own, the left operand's rows [first, first + count) are shared.
+// Right panels are the tasks' own, or were packed before the call; the left operand's rows [first, first +
+// count) are shared.
 template <class T>
 void share_left(const Product& p, int64_t first, int64_t count, const Chains& chains, float* strips) {
   pack_rows<kStripRows, T>(p.left, first, count, p.depth, chains, strips);
-  const Cut cut = cut_of(p.columns, kWidePanel, count, kStripRows, chains);
+  const Cut cut = cut_of(p.right, p.columns, kWidePanel, count, kStripRows, chains);
   for_each_task(cut.tasks(), cut.sums, [&](int64_t task, float* own) {
     const int64_t row = task % cut.passes * cut.pass, column = task / cut.passes * cut.own;
     const Area area = {first + row, smaller(count - row, cut.pass), column,
                        smaller(p.columns - column, cut.own)};
-    const Panels panels = {own, kWidePanel * chains.depth()};
     for (int64_t b = 0; b < chains.blocks; ++b) {
-      pack_block<kWidePanel, T>(p.right, column, area.columns, p.depth, chains, b, panels);
+      const Panels panels = p.packed ? block_of<kWidePanel>(p.packed, chains, column, b)
+                                     : Panels{own, kWidePanel * chains.depth()};
+      if (!p.packed)
+        pack_block<kWidePanel, T>(p.right, column, area.columns, p.depth, chains, b, own,
+                                  kWidePanel * chains.depth());
       product_block<T>(p, area, block_of<kStripRows>(strips, chains, row, b), panels, cut.own, chains, b,
                        own + cut.own_floats);
     }
@@ -191,7 +197,7 @@ void share_left(const Product& p, int64_t first, int64_t count, const Chains& ch
 template <class T>
 void share_right(const Product& p, int64_t first, int64_t count, const Chains& chains, float* packed) {
   pack_rows<kWidePanel, T>(p.right, first, count, p.depth, chains, packed);
-  const Cut cut = cut_of(p.rows, kStripRows, count, kWidePanel, chains);
+  const Cut cut = cut_of(p.left, p.rows, kStripRows, count, kWidePanel, chains);
   const int64_t group = larger(1, kGroupFloats / (kWidePanel * chains.depth() + 1)) * kWidePanel;
   for_each_task(cut.tasks(), cut.sums, [&](int64_t task, float* own) {
     const int64_t column = task % cut.passes * cut.pass, row = task / cut.passes * cut.own;
@@ -199,7 +205,7 @@ void share_right(const Product& p, int64_t first, int64_t count, const Chains& c
                        smaller(count - column, cut.pass)};
     const Strips strips = {own, kStripRows * chains.depth()};
     for (int64_t b = 0; b < chains.blocks; ++b) {
-      pack_block<kStripRows, T>(p.left, row, area.rows, p.depth, chains, b, strips);
+      pack_block<kStripRows, T>(p.left, row, area.rows, p.depth, chains, b, own, strips.stride);
       product_block<T>(p, area, strips, block_of<kWidePanel>(packed, chains, column, b), group, chains, b,
                        own + cut.own_floats);
     }
@@ -208,7 +214,7 @@ void share_right(const Product& p, int64_t first, int64_t count, const Chains& c
 
 template <class T>
 void product_many_rows(const Product& p, const Chains& chains) {
-  const bool left = p.rows <= p.columns;
+  const bool left = p.packed || p.rows <= p.columns;
   const int64_t count = left ? p.rows : p.columns, width = left ? kStripRows : kWidePanel;
   const int64_t fitting = larger(16, kSharedFloats / (chains.padded_depth() + 1) / width);
   const int64_t stretch = even_groups(ceil_div(count, width), fitting) * width;

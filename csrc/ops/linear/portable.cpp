@@ -2,10 +2,10 @@
 //
 //   many rows                                      many_rows.h
 //   few rows, right contiguous along k (decoding)  few_rows.h
-//   one row, right contiguous along the columns    one_row.h
+//   few rows, right contiguous along the columns   stream_rows.h
 #include "ops/linear/few_rows.h"
 #include "ops/linear/many_rows.h"
-#include "ops/linear/one_row.h"
+#include "ops/linear/stream_rows.h"
 
 namespace pyllm::linear {
 namespace {
@@ -15,8 +15,8 @@ void product_as(const Product& p) {
   const Chains chains = chains_of(p.depth);
   if (p.rows <= kFewRows && p.right.stride_k == 1 && chains.stride > 1) {
     product_few_rows<T>(p, chains);
-  } else if (p.rows == 1 && p.right.stride == 1) {
-    product_one_row<T>(p, chains);
+  } else if (p.rows <= kStreamRows && p.right.stride == 1) {
+    product_stream_rows<T>(p, chains);
   } else {
     product_many_rows<T>(p, chains);
   }
@@ -29,9 +29,17 @@ void run_product(const Product& p) {
   if (p.dtype == DType::f16) product_as<float16>(p);
 }
 
+int64_t packed_right_floats(int64_t columns, int64_t depth) {
+  return packed_floats<kWidePanel>(chains_of(depth), columns);
+}
+
+void pack_right(const Operand& right, int64_t columns, int64_t depth, float* to) {
+  pack_rows<kWidePanel, float>(right, 0, columns, depth, chains_of(depth), to);
+}
+
 }  // namespace
 
 extern const Kernels PYLLM_LEVEL_TABLE(kernels);
-const Kernels PYLLM_LEVEL_TABLE(kernels) = {run_product};
+const Kernels PYLLM_LEVEL_TABLE(kernels) = {run_product, packed_right_floats, pack_right};
 
 }  // namespace pyllm::linear
