@@ -24,8 +24,9 @@ constexpr int kDotColumns = 4;
 // The accumulators of one block: kLanes columns of every row, a vector of chains each.
 using Chained = float[kFewRows][kLanes][kLanes];
 
-// Rows x Columns accumulators over one block's `depth` k's.
-template <int Rows, int Columns, class T>
+// Rows x Columns accumulators over one block's `depth` k's. Ahead: asks for the next columns' k's, because at
+// the end of a row the hardware loses its way.
+template <int Rows, int Columns, bool Ahead, class T>
 void dot_tile(const float* left, int64_t left_stride, const T* right, int64_t right_stride, int64_t depth,
               float* chained) {
   Vec acc[Rows][Columns] = {};
@@ -35,6 +36,7 @@ void dot_tile(const float* left, int64_t left_stride, const T* right, int64_t ri
     for (int r = 0; r < Rows; ++r) x[r] = load(left + r * left_stride + k);
 #pragma GCC unroll 4
     for (int n = 0; n < Columns; ++n) {
+      if constexpr (Ahead) __builtin_prefetch(right + (Columns + n) * right_stride + k, 0, 2);
       const Vec w = load_lanes(right + n * right_stride + k, lanes);
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; ++r) acc[r][n] = fma(x[r], w, acc[r][n]);
@@ -49,14 +51,18 @@ void dot_tile(const float* left, int64_t left_stride, const T* right, int64_t ri
 }
 
 // All rows against `Columns` columns.
-template <int Columns, int Rows = kDotRows, class T>
+template <int Columns, int Rows = kDotRows, bool Ahead = true, class T>
 void dot_rows(const float* left, int64_t left_stride, int64_t rows, const T* right, int64_t right_stride,
               int64_t depth, float* chained) {
-  for (; rows >= Rows; rows -= Rows, left += Rows * left_stride, chained += Rows * kLanes * kLanes) {
-    dot_tile<Rows, Columns>(left, left_stride, right, right_stride, depth, chained);
+  if (rows >= Rows) {
+    dot_tile<Rows, Columns, Ahead>(left, left_stride, right, right_stride, depth, chained);
+    return dot_rows<Columns, Rows, false>(left + Rows * left_stride, left_stride, rows - Rows, right,
+                                          right_stride, depth, chained + Rows * kLanes * kLanes);
   }
   if constexpr (Rows > 1) {
-    if (rows > 0) dot_rows<Columns, Rows / 2>(left, left_stride, rows, right, right_stride, depth, chained);
+    if (rows > 0) {
+      dot_rows<Columns, Rows / 2, Ahead>(left, left_stride, rows, right, right_stride, depth, chained);
+    }
   }
 }
 
