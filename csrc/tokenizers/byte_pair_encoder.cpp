@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "merge_rules.h"
+
 namespace pyllm::tokenizers {
 namespace {
 
@@ -22,26 +24,12 @@ TokenTable table_of(const TokenBytes& tokens, const std::vector<TokenId>& ids) {
   return table;
 }
 
-void check_merge(const TokenBytes& tokens, const MergeRule& rule) {
-  for (const TokenId id : {rule.left, rule.right, rule.merged}) {
-    if (!tokens.contains(id)) {
-      throw std::invalid_argument("merges: rank " + std::to_string(rule.rank) + " names id " +
-                                  std::to_string(id) + ", which has no token");
-    }
-  }
-  if (std::string(tokens[rule.left]).append(tokens[rule.right]) != tokens[rule.merged]) {
-    throw std::invalid_argument("merges: the two parts of rank " + std::to_string(rule.rank) +
-                                " do not join to its token, id " + std::to_string(rule.merged));
-  }
-}
-
 std::vector<MergeRule> rules_of(const BytePairDefinition& definition, const TokenBytes& tokens) {
   if (definition.ranked_by_id) {
     const std::vector<TokenId> ids = mergeable_ids(definition);
     return rules_of_ranked_tokens(tokens, table_of(tokens, ids), ids);
   }
-  for (const MergeRule& rule : definition.merges) check_merge(tokens, rule);
-  return definition.merges;
+  return checked_rules(definition.merges, tokens);
 }
 
 }  // namespace
@@ -88,17 +76,31 @@ void BytePairEncoder::merge_piece(std::string_view piece, EncoderScratch& scratc
   scratch.merger.merge(merges_, scratch.symbols);
 }
 
-void BytePairEncoder::encode_piece(std::string_view piece, EncoderScratch& scratch,
-                                   std::vector<TokenId>& out) const {
+void BytePairEncoder::encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& out,
+                                   std::vector<size_t>* lengths) const {
+  const size_t before = out.size();
   const uint64_t hash = hash_bytes(piece);
   if (const TokenId id = whole_pieces_.find(piece, hash); id != kNoToken) {
     out.push_back(id);
-    return;
+  } else if (!scratch.cache.append(piece, hash, out)) {
+    merge_piece(piece, scratch);
+    scratch.cache.store(piece, hash, scratch.symbols);
+    out.insert(out.end(), scratch.symbols.begin(), scratch.symbols.end());
   }
-  if (scratch.cache.append(piece, hash, out)) return;
-  merge_piece(piece, scratch);
-  scratch.cache.store(piece, hash, scratch.symbols);
-  out.insert(out.end(), scratch.symbols.begin(), scratch.symbols.end());
+  if (lengths != nullptr) append_lengths(piece, out.data() + before, out.size() - before, *lengths);
+}
+
+// Bytes without a token belong to the token after them, at the end of the piece to the last one.
+void BytePairEncoder::append_lengths(std::string_view piece, const TokenId* ids, size_t count,
+                                     std::vector<size_t>& lengths) const {
+  size_t at = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const size_t begin = at;
+    for (size_t left = tokens_[ids[i]].size(); left > 0; ++at) {
+      if (byte_tokens_[static_cast<unsigned char>(piece[at])] != kNoToken) --left;
+    }
+    lengths.push_back(i + 1 == count ? piece.size() - begin : at - begin);
+  }
 }
 
 }  // namespace pyllm::tokenizers

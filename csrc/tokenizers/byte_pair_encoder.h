@@ -7,8 +7,7 @@
 #include <vector>
 
 #include "merge_table.h"
-#include "merger.h"
-#include "piece_cache.h"
+#include "model.h"
 #include "vocabulary.h"
 
 namespace pyllm::tokenizers {
@@ -22,31 +21,21 @@ struct BytePairDefinition {
   bool ignore_merges = false;  // a piece that is a token is that token, even if merges do not lead to it
 };
 
-// Working memory of one thread.
-struct EncoderScratch {
-  std::vector<TokenId> symbols;
-  Merger merger;
-  PieceCache cache;
-};
-
-class BytePairEncoder {
+class BytePairEncoder final : public Model {
  public:
   // Throws std::invalid_argument on ids out of range, merges that do not join, or missing byte tokens.
   explicit BytePairEncoder(const BytePairDefinition& definition);
-  BytePairEncoder(const BytePairEncoder&) = delete;
-  BytePairEncoder& operator=(const BytePairEncoder&) = delete;
 
-  // Appends the ids of one piece.
-  void encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& out) const;
-
-  const TokenBytes& tokens() const { return tokens_; }
-  // Every rule, tiktoken's derived ones included, by ascending rank.
-  const std::vector<MergeRule>& merges() const { return rules_; }
+  void encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& out,
+                    std::vector<size_t>* lengths) const override;
+  const std::vector<MergeRule>& merges() const override { return rules_; }
 
  private:
   void find_byte_tokens(const TokenTable& table, bool all_required);
   void merge_piece(std::string_view piece, EncoderScratch& scratch) const;
   std::vector<TokenId> reachable(const std::vector<TokenId>& ids) const;
+  void append_lengths(std::string_view piece, const TokenId* ids, size_t count,
+                      std::vector<size_t>& lengths) const;
 
   TokenBytes tokens_;
   std::vector<MergeRule> rules_;

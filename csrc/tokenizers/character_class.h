@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "utf8.h"
+#include "two_stage_table.h"
 
 namespace pyllm::tokenizers {
 
@@ -46,32 +46,24 @@ inline constexpr ClassSet kSymbols =
 inline constexpr ClassSet kWordCharacters =
     kLetters | class_set(CharacterClass::word, CharacterClass::mark, CharacterClass::digit);
 
-// Two-stage table: class in the low four bits, kUnstable above. Blocks of equal content are stored once.
+// Class in the low four bits, kUnstable above.
 class CharacterTable {
  public:
   static const CharacterTable& instance();
 
   CharacterClass class_of(uint32_t code_point) const {
-    return static_cast<CharacterClass>(entry(code_point) & kClassMask);
+    return static_cast<CharacterClass>(entries_[code_point] & kClassMask);
   }
   // NFC may change, move or compose the character.
-  bool unstable(uint32_t code_point) const { return (entry(code_point) & kUnstable) != 0; }
+  bool unstable(uint32_t code_point) const { return (entries_[code_point] & kUnstable) != 0; }
 
  private:
-  static constexpr uint32_t kBlockBits = 7;
-  static constexpr uint32_t kBlockSize = 1u << kBlockBits;
   static constexpr uint8_t kClassMask = 15;
   static constexpr uint8_t kUnstable = 16;
 
   CharacterTable();
 
-  uint8_t entry(uint32_t code_point) const {
-    if (code_point >= kInvalidByte) return static_cast<uint8_t>(CharacterClass::other);
-    return entries_[size_t{blocks_[code_point >> kBlockBits]} * kBlockSize + code_point % kBlockSize];
-  }
-
-  uint16_t blocks_[kInvalidByte >> kBlockBits];
-  std::string entries_;
+  TwoStageTable entries_;
 };
 
 }  // namespace pyllm::tokenizers

@@ -51,9 +51,4 @@ class MergeTable {
   std::vector<Slot> slots_;
 };
 
-// The rules of a vocabulary that is ranked by id and has no merge list (tiktoken): every way to cut a token
-// into two tokens, ranked by the id of the whole.
-std::vector<MergeRule> rules_of_ranked_tokens(const TokenBytes& tokens, const TokenTable& table,
-                                              const std::vector<TokenId>& ids);
-
 }  // namespace pyllm::tokenizers

@@ -27,9 +27,15 @@ constexpr uint32_t kSyllables = 0xAC00, kLeads = 0x1100, kVowels = 0x1161, kTail
 constexpr uint32_t kLeadCount = 19, kVowelCount = 21, kTailCount = 28;
 constexpr uint32_t kSyllableCount = kLeadCount * kVowelCount * kTailCount;
 
+// Code point, number of characters, characters.
+constexpr uint32_t kCompatibility[] = {
+#include "unicode/compatibility_decompositions.inc"
+};
+
 struct Character {
   uint32_t code_point;
   uint32_t combining_class;
+  Span part;  // of the source
 };
 
 // Primary composites sorted by (first, second).
@@ -60,26 +66,69 @@ const Decomposition* find_decomposition(uint32_t code_point) {
   return found != std::end(kDecompositions) && found->composed == code_point ? found : nullptr;
 }
 
-// Only the first half of a decomposition can be decomposed again, so a loop does: seconds pile up and are
-// appended in reverse.
-void append_decomposed(std::vector<Character>& out, uint32_t code_point) {
-  if (code_point - kSyllables < kSyllableCount) {
-    const uint32_t index = code_point - kSyllables;
-    out.push_back({kLeads + index / (kVowelCount * kTailCount), 0});
-    out.push_back({kVowels + index % (kVowelCount * kTailCount) / kTailCount, 0});
-    if (index % kTailCount != 0) out.push_back({kTails + index % kTailCount, 0});
-    return;
-  }
-  std::vector<uint32_t> seconds;
-  while (const Decomposition* row = find_decomposition(code_point)) {
-    code_point = row->first;
-    if (row->second != 0) seconds.push_back(row->second);
-  }
-  out.push_back({code_point, combining_class(code_point)});
-  for (auto second = seconds.rbegin(); second != seconds.rend(); ++second) {
-    out.push_back({*second, combining_class(*second)});
-  }
+// The rows of kCompatibility by code point.
+const std::vector<const uint32_t*>& compatibility_rows() {
+  static const std::vector<const uint32_t*> rows = [] {
+    std::vector<const uint32_t*> starts;
+    for (const uint32_t* row = std::begin(kCompatibility); row < std::end(kCompatibility);
+         row += row[1] + 2) {
+      starts.push_back(row);
+    }
+    return starts;
+  }();
+  return rows;
 }
+
+// nullptr: the compatibility decomposition is the canonical one.
+const uint32_t* find_compatibility(uint32_t code_point) {
+  const auto& rows = compatibility_rows();
+  const auto found = std::lower_bound(rows.begin(), rows.end(), code_point,
+                                      [](const uint32_t* row, uint32_t key) { return *row < key; });
+  return found != rows.end() && **found == code_point ? *found : nullptr;
+}
+
+// Takes characters apart; only the first half of a canonical decomposition can be decomposed again, so a loop
+// does: seconds pile up and are appended in reverse.
+class Decomposer {
+ public:
+  explicit Decomposer(NormalizationForm form) : form_(form) {}
+
+  void append(uint32_t code_point, Span part) {
+    const uint32_t* row = form_.compatibility ? find_compatibility(code_point) : nullptr;
+    if (row == nullptr) {
+      append_canonical(code_point, part);
+      return;
+    }
+    for (uint32_t i = 0; i < row[1]; ++i) put(row[2 + i], part);
+  }
+
+  std::vector<Character> characters;
+
+ private:
+  void put(uint32_t code_point, Span part) {
+    characters.push_back({code_point, combining_class(code_point), part});
+  }
+
+  void append_canonical(uint32_t code_point, Span part) {
+    if (code_point - kSyllables < kSyllableCount) {
+      const uint32_t index = code_point - kSyllables;
+      put(kLeads + index / (kVowelCount * kTailCount), part);
+      put(kVowels + index % (kVowelCount * kTailCount) / kTailCount, part);
+      if (index % kTailCount != 0) put(kTails + index % kTailCount, part);
+      return;
+    }
+    seconds_.clear();
+    while (const Decomposition* row = find_decomposition(code_point)) {
+      code_point = row->first;
+      if (row->second != 0) seconds_.push_back(row->second);
+    }
+    put(code_point, part);
+    for (auto second = seconds_.rbegin(); second != seconds_.rend(); ++second) put(*second, part);
+  }
+
+  NormalizationForm form_;
+  std::vector<uint32_t> seconds_;
+};
 
 void order_marks(std::vector<Character>& characters) {
   for (auto first = characters.begin(); first != characters.end();) {
@@ -88,9 +137,10 @@ void order_marks(std::vector<Character>& characters) {
       continue;
     }
     const auto last =
-        std::find_if(first, characters.end(), [](Character c) { return c.combining_class == 0; });
-    std::stable_sort(first, last,
-                     [](Character a, Character b) { return a.combining_class < b.combining_class; });
+        std::find_if(first, characters.end(), [](const Character& c) { return c.combining_class == 0; });
+    std::stable_sort(first, last, [](const Character& a, const Character& b) {
+      return a.combining_class < b.combining_class;
+    });
     first = last;
   }
 }
@@ -115,12 +165,14 @@ uint32_t compose(uint32_t first, uint32_t second) {
 void compose_in_place(std::vector<Character>& characters) {
   constexpr size_t kNone = SIZE_MAX;
   size_t starter = kNone, kept = 0;
-  for (const Character c : characters) {
+  for (const Character& c : characters) {
     const bool adjacent = starter != kNone && starter + 1 == kept;
     const bool blocked = !adjacent && kept > 0 && characters[kept - 1].combining_class >= c.combining_class;
     if (starter != kNone && !blocked) {
       if (const uint32_t composed = compose(characters[starter].code_point, c.code_point)) {
         characters[starter].code_point = composed;
+        Span& part = characters[starter].part;
+        part = {std::min(part.begin, c.part.begin), std::max(part.end, c.part.end)};
         continue;
       }
     }
@@ -130,37 +182,56 @@ void compose_in_place(std::vector<Character>& characters) {
   characters.resize(kept);
 }
 
+// Precomposed characters, compatibility characters and marks out of order.
+bool changes_decomposed(uint32_t code_point, bool compatibility) {
+  if (code_point < 0xA0) return false;
+  return combining_class(code_point) != 0 || code_point - kSyllables < kSyllableCount ||
+         find_decomposition(code_point) != nullptr ||
+         (compatibility && find_compatibility(code_point) != nullptr);
+}
+
 }  // namespace
 
-bool may_change_under_nfc(std::string_view text) {
+bool may_change(std::string_view text, NormalizationForm form) {
   const CharacterTable& table = CharacterTable::instance();
+  const bool nfc = form.composed && !form.compatibility;
   for (size_t at = 0; at < text.size();) {
-    // Nothing below U+0300 (lead byte 0xCC) changes.
-    if (static_cast<unsigned char>(text[at]) < 0xCC) {
+    // Composed and canonical: nothing below U+0300 (lead byte 0xCC) changes.
+    if (static_cast<unsigned char>(text[at]) < (nfc ? 0xCC : 0x80)) {
       ++at;
       continue;
     }
     const Utf8Character character = decode_utf8(text, at);
-    if (table.unstable(character.code_point)) return true;
+    const bool unstable = form.composed && table.unstable(character.code_point);
+    if (unstable || (!nfc && changes_decomposed(character.code_point, form.compatibility))) return true;
     at += character.length;
   }
   return false;
 }
 
-std::string normalize_nfc(std::string_view text) {
-  std::vector<Character> characters;
-  characters.reserve(text.size());
-  for (size_t at = 0; at < text.size();) {
-    const Utf8Character character = decode_utf8(text, at);
-    append_decomposed(characters, character.code_point);
+AlignedText normalize(const AlignedText& source, NormalizationForm form) {
+  Decomposer decomposer(form);
+  std::vector<Character>& characters = decomposer.characters;
+  characters.reserve(source.text.size());
+  for (size_t at = 0; at < source.text.size();) {
+    const Utf8Character character = decode_utf8(source.text, at);
+    decomposer.append(character.code_point, {at, at + character.length});
     at += character.length;
   }
   order_marks(characters);
-  compose_in_place(characters);
-  std::string normalized;
-  normalized.reserve(text.size());
-  for (const Character c : characters) append_utf8(normalized, c.code_point);
-  return normalized;
+  if (form.composed) compose_in_place(characters);
+  AlignedTextWriter writer(source);
+  std::string bytes;
+  for (const Character& c : characters) {
+    bytes.clear();
+    append_utf8(bytes, c.code_point);
+    writer.append(bytes, c.part);
+  }
+  return writer.finish();
+}
+
+std::string normalize_nfc(std::string_view text) {
+  return normalize(AlignedText::of(text, 0, false), kNfc).text;
 }
 
 }  // namespace pyllm::tokenizers

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -24,7 +25,7 @@ class PieceCache {
     return true;
   }
 
-  void store(std::string_view piece, uint64_t hash, const std::vector<TokenId>& tokens) {
+  void store(std::string_view piece, uint64_t hash, std::span<const TokenId> tokens) {
     if (piece.size() > kLongestPiece || tokens.size() > kMostTokens) return;
     if (entries_.empty()) entries_.resize(kEntries);
     Entry& entry = entries_[hash % kEntries];

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "normalize.h"
-
 namespace pyllm::tokenizers {
 namespace {
 
@@ -12,13 +10,6 @@ std::vector<bool> select(const std::vector<AddedToken>& tokens, bool AddedToken:
   std::vector<bool> selected;
   for (const AddedToken& token : tokens) selected.push_back(token.*flag == value);
   return selected;
-}
-
-std::vector<AddedToken> in_normal_form(std::vector<AddedToken> tokens, bool nfc) {
-  for (AddedToken& token : tokens) {
-    if (nfc) token.content = normalize_nfc(token.content);
-  }
-  return tokens;
 }
 
 // The part of the spans that lies in [begin, end), relative to begin.
@@ -32,14 +23,14 @@ std::vector<Span> clip(const std::vector<Span>& spans, size_t begin, size_t end)
   return clipped;
 }
 
-// Calls gap(begin, end) and token(id) in the order of the text.
+// Calls gap(begin, end) and token(match) in the order of the text.
 template <typename Gap, typename Token>
 void walk_matches(std::string_view text, const std::vector<AddedTokenMatch>& matches, Gap&& gap,
                   Token&& token) {
   size_t at = 0;
   for (const AddedTokenMatch& match : matches) {
     if (at < match.begin) gap(at, match.begin);
-    token(match.token->id);
+    token(match);
     at = std::max(at, match.end);
   }
   if (at < text.size()) gap(at, text.size());
@@ -63,7 +54,7 @@ class Tokenizer::ScratchLease {
   ScratchLease(const ScratchLease&) = delete;
   ScratchLease& operator=(const ScratchLease&) = delete;
   ~ScratchLease() {
-    scratch_->merger.trim();
+    scratch_->trim();
     const std::unique_lock lock(owner_.scratch_mutex_, std::try_to_lock);
     if (lock.owns_lock() && owner_.scratch_.size() < owner_.scratch_.capacity()) {
       owner_.scratch_.push_back(std::move(scratch_));
@@ -83,66 +74,159 @@ constexpr size_t kKeptScratch = 64;
 
 }  // namespace
 
+struct Tokenizer::Work {
+  const EncodeOptions& options;
+  EncoderScratch& scratch;
+  EncodeOutput& out;
+  std::vector<size_t> lengths;
+};
+
 Tokenizer::Tokenizer(TokenizerDefinition definition)
-    : added_(std::move(definition.added_tokens)),
-      added_in_normal_form_(in_normal_form(added_, definition.nfc)),
-      encoder_(definition.byte_pairs),
-      next_piece_(find_pretokenizer(definition.grammar)),
-      nfc_(definition.nfc),
+    : model_(std::move(definition.model)),
+      tokens_(definition.decoding.tokens, definition.decoding.present),
+      first_tokens_(definition.decoding.first, std::vector<bool>(definition.decoding.first.size(), true)),
+      normalizers_(std::move(definition.normalizers)),
+      pretokenizer_(std::move(definition.pretokenizer)),
+      scanner_only_(pretokenizer_.scanner != nullptr && pretokenizer_.steps.empty()),
+      minds_start_(std::any_of(pretokenizer_.steps.begin(), pretokenizer_.steps.end(),
+                               [](const PretokenizerStepPointer& step) { return step->minds_start(); })),
+      added_(std::move(definition.added_tokens)),
+      added_in_normal_form_(added_),
       all_(added_, std::vector<bool>(added_.size(), true)),
       raw_(added_, select(added_, &AddedToken::normalized, false)),
-      normalized_(added_in_normal_form_, select(added_, &AddedToken::normalized, true)) {
+      normalized_(in_normal_form(), select(added_, &AddedToken::normalized, true)) {
+  if (first_tokens_.size() != 0 && first_tokens_.size() != tokens_.size()) {
+    throw std::invalid_argument("tokens: two lists of different lengths");
+  }
   for (const AddedToken& token : added_) {
-    if (!encoder_.tokens().contains(token.id)) {
+    if (!tokens_.contains(token.id)) {
       throw std::invalid_argument("added_tokens: id " + std::to_string(token.id) + " has no token");
     }
   }
   scratch_.reserve(kKeptScratch);
 }
 
-void Tokenizer::encode(std::string_view text, const EncodeOptions& options, std::vector<TokenId>& out) const {
+const std::vector<AddedToken>& Tokenizer::in_normal_form() {
+  for (AddedToken& token : added_in_normal_form_) {
+    if (token.normalized) token.content = normalized(AlignedText::of(token.content, 0, false)).text;
+  }
+  return added_in_normal_form_;
+}
+
+bool Tokenizer::may_change(std::string_view text) const {
+  return std::any_of(normalizers_.begin(), normalizers_.end(),
+                     [&](const NormalizerStep& step) { return step->may_change(text); });
+}
+
+AlignedText Tokenizer::normalized(AlignedText text) const {
+  for (const NormalizerStep& step : normalizers_) {
+    if (step->may_change(text.text)) text = step->apply(text);
+  }
+  return text;
+}
+
+void Tokenizer::encode(std::string_view text, const EncodeOptions& options, EncodeOutput& out) const {
   ScratchLease scratch(*this);
+  Work work{options, *scratch, out, {}};
   const auto gap = [&](size_t begin, size_t end) {
-    const EncodeOptions inner{options.matched, clip(options.plain, begin, end)};
-    encode_between(text.substr(begin, end - begin), inner, *scratch, out);
+    encode_between(text.substr(begin, end - begin), begin, clip(options.plain, begin, end), work);
   };
   walk_matches(text, raw_.find_all(text, options.matched, options.plain), gap,
-               [&](TokenId id) { out.push_back(id); });
+               [&](const AddedTokenMatch& match) {
+                 out.ids.push_back(match.token->id);
+                 if (out.with_offsets) out.offsets.push_back({match.begin, match.end});
+               });
 }
 
-// Positions move under normalization: if the text changes, plain spans cover all of it.
-void Tokenizer::encode_between(std::string_view text, const EncodeOptions& options, EncoderScratch& scratch,
-                               std::vector<TokenId>& out) const {
-  if (!nfc_ || !may_change_under_nfc(text)) {
-    encode_normalized(text, options, scratch, out);
+// Text that no normalizer changes and that nobody wants offsets of is read where it stands. A pretokenizer
+// that cares for the start of the text needs to know where normalized text comes from.
+void Tokenizer::encode_between(std::string_view text, size_t begin, const std::vector<Span>& plain,
+                               Work& work) const {
+  const bool changes = may_change(text);
+  if (!changes && !work.out.with_offsets && scanner_only_ && normalized_.empty()) {
+    encode_plain(text, work);
     return;
   }
-  const std::string normalized = normalize_nfc(text);
-  EncodeOptions inner{options.matched, {}};
-  if (!options.plain.empty()) inner.plain.push_back({0, normalized.size()});
-  encode_normalized(normalized, inner, scratch, out);
+  const bool aligned = work.out.with_offsets || (changes && minds_start_);
+  AlignedText source = AlignedText::of(text, begin, aligned);
+  if (!changes) {
+    encode_normalized(source, begin == 0, plain, work);
+    return;
+  }
+  // Positions move under normalization: plain parts then cover all of it.
+  const AlignedText result = normalized(std::move(source));
+  std::vector<Span> all;
+  if (!plain.empty()) all.push_back({0, result.text.size()});
+  encode_normalized(result, begin == 0, all, work);
 }
 
-void Tokenizer::encode_normalized(std::string_view text, const EncodeOptions& options,
-                                  EncoderScratch& scratch, std::vector<TokenId>& out) const {
+void Tokenizer::encode_normalized(const AlignedText& text, bool at_start, const std::vector<Span>& plain,
+                                  Work& work) const {
+  const std::string_view bytes = text.text;
   const auto gap = [&](size_t begin, size_t end) {
-    for_each_piece(next_piece_, text.substr(begin, end - begin),
-                   [&](std::string_view piece) { encoder_.encode_piece(piece, scratch, out); });
+    if (!text.aligned && scanner_only_) {
+      encode_plain(bytes.substr(begin, end - begin), work);
+      return;
+    }
+    AlignedTextWriter writer(text);
+    writer.copy({begin, end});
+    encode_parts(writer.finish(), at_start && begin == 0, work);
   };
-  walk_matches(text, normalized_.find_all(text, options.matched, options.plain), gap,
-               [&](TokenId id) { out.push_back(id); });
+  const auto token = [&](const AddedTokenMatch& match) {
+    work.out.ids.push_back(match.token->id);
+    if (work.out.with_offsets) work.out.offsets.push_back(text.origin({match.begin, match.end}));
+  };
+  walk_matches(bytes, normalized_.find_all(bytes, work.options.matched, plain), gap, token);
+}
+
+void Tokenizer::encode_plain(std::string_view text, Work& work) const {
+  for_each_piece(pretokenizer_.scanner, text, [&](std::string_view piece) {
+    model_->encode_piece(piece, work.scratch, work.out.ids, nullptr);
+  });
+}
+
+void Tokenizer::encode_parts(AlignedText text, bool at_start, Work& work) const {
+  if (text.text.empty()) return;
+  Pieces pieces{std::move(text), {}, at_start};
+  pieces.parts.push_back({0, pieces.text.text.size()});
+  for (const PretokenizerStepPointer& step : pretokenizer_.steps) step->apply(pieces);
+  const std::string_view bytes = pieces.text.text;
+  for (const Span& part : pieces.parts) {
+    const std::string_view whole = bytes.substr(part.begin, part.end - part.begin);
+    if (pretokenizer_.scanner == nullptr) {
+      encode_piece(pieces.text, part, work);
+      continue;
+    }
+    for_each_piece(pretokenizer_.scanner, whole, [&](std::string_view piece) {
+      const size_t begin = part.begin + static_cast<size_t>(piece.data() - whole.data());
+      encode_piece(pieces.text, {begin, begin + piece.size()}, work);
+    });
+  }
+}
+
+void Tokenizer::encode_piece(const AlignedText& text, Span piece, Work& work) const {
+  const std::string_view bytes = std::string_view(text.text).substr(piece.begin, piece.end - piece.begin);
+  work.lengths.clear();
+  std::vector<size_t>* lengths = work.out.with_offsets ? &work.lengths : nullptr;
+  model_->encode_piece(bytes, work.scratch, work.out.ids, lengths);
+  size_t at = piece.begin;
+  for (const size_t length : work.lengths) {
+    work.out.offsets.push_back(text.origin({at, at + length}));
+    at += length;
+  }
 }
 
 const AddedToken* Tokenizer::find_added(std::string_view text, const TokenFilter& filter) const {
   return all_.find_first(text, filter);
 }
 
-void Tokenizer::decode(int64_t id, std::string& out) const {
-  if (id < 0 || !encoder_.tokens().contains(static_cast<TokenId>(std::min<int64_t>(id, kNoToken)))) {
+void Tokenizer::decode(int64_t id, bool first, std::string& out) const {
+  if (id < 0 || !tokens_.contains(static_cast<TokenId>(std::min<int64_t>(id, kNoToken)))) {
     throw std::invalid_argument("ids: " + std::to_string(id) + " has no token (vocab_size is " +
-                                std::to_string(encoder_.tokens().size()) + ")");
+                                std::to_string(tokens_.size()) + ")");
   }
-  out += encoder_.tokens()[static_cast<TokenId>(id)];
+  const TokenBytes& table = first && first_tokens_.size() > 0 ? first_tokens_ : tokens_;
+  out += table[static_cast<TokenId>(id)];
 }
 
 }  // namespace pyllm::tokenizers

@@ -1,4 +1,7 @@
-// The whole way from text to ids: added tokens, normalizer, pretokenizer, byte-pair encoding.
+// The whole way from text to ids and back.
+//
+//   text -> added tokens -> normalizers -> added tokens that want normalized text -> pretokenizer -> model ->
+//   ids
 #pragma once
 
 #include <memory>
@@ -8,15 +11,32 @@
 #include <vector>
 
 #include "added_tokens.h"
-#include "byte_pair_encoder.h"
+#include "aligned_text.h"
+#include "model.h"
+#include "normalizers.h"
 #include "pretokenizer.h"
+#include "pretokenizer_steps.h"
 
 namespace pyllm::tokenizers {
 
+// A list of steps, and then the scanner of a known grammar on every part; either may be missing.
+struct Pretokenizer {
+  NextPiece scanner = nullptr;
+  std::vector<PretokenizerStepPointer> steps;
+};
+
+// What ids are decoded to.
+struct DecodingTable {
+  std::vector<std::string_view> tokens;  // by id
+  std::vector<bool> present;             // false where an id has no token
+  std::vector<std::string_view> first;   // of the first token of a text; empty if that makes no difference
+};
+
 struct TokenizerDefinition {
-  BytePairDefinition byte_pairs;
-  std::string grammar;  // see find_pretokenizer
-  bool nfc = false;     // normalize text between added tokens to NFC
+  std::shared_ptr<const Model> model;
+  DecodingTable decoding;
+  std::vector<NormalizerStep> normalizers;
+  Pretokenizer pretokenizer;
   std::vector<AddedToken> added_tokens;
 };
 
@@ -25,6 +45,13 @@ struct EncodeOptions {
   TokenFilter matched;
   // Parts of the text where special tokens are plain text.
   std::vector<Span> plain;
+};
+
+// Where ids go.
+struct EncodeOutput {
+  std::vector<TokenId> ids;
+  std::vector<Span> offsets;  // bytes of the text, one for each id, if `with_offsets`
+  bool with_offsets = false;
 };
 
 // Immutable after construction: any number of threads may call it at once.
@@ -36,30 +63,38 @@ class Tokenizer {
   Tokenizer& operator=(const Tokenizer&) = delete;
 
   // Appends the ids of the text.
-  void encode(std::string_view text, const EncodeOptions& options, std::vector<TokenId>& out) const;
+  void encode(std::string_view text, const EncodeOptions& options, EncodeOutput& out) const;
 
   // The leftmost added token of the filter that occurs in the text, or nullptr.
   const AddedToken* find_added(std::string_view text, const TokenFilter& filter) const;
 
   // Appends the bytes of the token. Throws std::invalid_argument for an id without token.
-  void decode(int64_t id, std::string& out) const;
+  void decode(int64_t id, bool first, std::string& out) const;
 
   const std::vector<AddedToken>& added_tokens() const { return added_; }
-  const BytePairEncoder& byte_pairs() const { return encoder_; }
+  const Model& model() const { return *model_; }
 
  private:
   class ScratchLease;
+  struct Work;
 
-  void encode_between(std::string_view text, const EncodeOptions& options, EncoderScratch& scratch,
-                      std::vector<TokenId>& out) const;
-  void encode_normalized(std::string_view text, const EncodeOptions& options, EncoderScratch& scratch,
-                         std::vector<TokenId>& out) const;
+  void encode_between(std::string_view text, size_t begin, const std::vector<Span>& plain, Work& work) const;
+  void encode_normalized(const AlignedText& text, bool at_start, const std::vector<Span>& plain,
+                         Work& work) const;
+  void encode_plain(std::string_view text, Work& work) const;
+  void encode_parts(AlignedText text, bool at_start, Work& work) const;
+  void encode_piece(const AlignedText& text, Span piece, Work& work) const;
+  const std::vector<AddedToken>& in_normal_form();
+  AlignedText normalized(AlignedText text) const;
+  bool may_change(std::string_view text) const;
 
+  std::shared_ptr<const Model> model_;
+  TokenBytes tokens_, first_tokens_;
+  std::vector<NormalizerStep> normalizers_;
+  Pretokenizer pretokenizer_;
+  bool scanner_only_, minds_start_;
   std::vector<AddedToken> added_;
   std::vector<AddedToken> added_in_normal_form_;  // what the second search looks for
-  BytePairEncoder encoder_;
-  NextPiece next_piece_;
-  bool nfc_;
   AddedTokenMatcher all_, raw_, normalized_;
 
   mutable std::mutex scratch_mutex_;

@@ -1,4 +1,4 @@
-"""What a byte-level BPE tokenizer is made of, as plain data: loaders make it, savers write it."""
+"""What a tokenizer is made of, as plain data: loaders make it, savers write it."""
 
 from __future__ import annotations
 
@@ -30,30 +30,112 @@ class AddedToken:
 
 
 @dataclass(frozen=True)
-class TokenizerDefinition:
-    """A byte-level BPE tokenizer.
+class BytePairs:
+    """Byte-level BPE.
 
-    tokens: bytes of each id, None where an id has no token; added tokens are included.
     merges: (n, 3) uint32, ids of left, right and merged, by rank; None: any two tokens merge that join to a token,
         and the lowest id wins (tiktoken).
     ignore_merges: a piece that is a token is that token even if merges do not lead to it.
-    pattern: name of the pretokenizer, a key of `patterns.PATTERNS`.
-    nfc: normalize text to Unicode NFC.
+    """
+
+    merges: np.ndarray | None
+    ignore_merges: bool = False
+
+
+@dataclass(frozen=True)
+class CharacterPairs:
+    """BPE that starts from characters, SentencePiece's.
+
+    merges: as in BytePairs; None: any two symbols merge that join to a token, and the highest score wins.
+    scores: float32 by id, if there are no merges.
+    byte_ids: the ids of the tokens of the 256 bytes, for characters without token; empty: they become `unk_id`, or
+        are left out if that is None. fuse_unk: neighbours share one.
+    user_defined: ids of tokens that are found before everything else.
+    """
+
+    merges: np.ndarray | None
+    scores: np.ndarray | None = None
+    ignore_merges: bool = False
+    unk_id: int | None = None
+    fuse_unk: bool = True
+    byte_ids: tuple[int, ...] = ()
+    user_defined: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unigram:
+    """The most probable tokens. scores: float64 by id; score_range: lowest and highest of those that count.
+
+    double_precision: sums are kept in 64 bits, as tokenizers does, and not in 32, as sentencepiece does.
+    """
+
+    scores: np.ndarray
+    score_range: tuple[float, float]
+    unk_id: int | None
+    fuse_unk: bool = True
+    byte_ids: tuple[int, ...] = ()
+    user_defined: tuple[int, ...] = ()
+    double_precision: bool = False
+
+
+@dataclass(frozen=True)
+class WordPiece:
+    """The longest token first; continuations of a word are spelled with a prefix."""
+
+    unk_id: int
+    prefix: str = "##"
+    max_characters: int = 100
+
+
+Model = BytePairs | CharacterPairs | Unigram | WordPiece
+# One step of a pipeline as tokenizer.json writes it: {"type": ..., its options}. Two have no counterpart there:
+# {"type": "SentencePiece"} is the normalizer of a .model file, and {"type": "Pattern", "name": ...} one of `patterns`.
+Step = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TokenizerDefinition:
+    """A tokenizer.
+
+    tokens: bytes of each id, None where an id has no token; added tokens are included. Byte-level BPE has the bytes
+        themselves, the other models what the vocabulary spells.
+    normalizers, pre_tokenizers, decoders: the steps in order.
+    hidden: ids that text never gives, beside special tokens: control pieces, byte tokens, unused pieces.
     prefix_ids, suffix_ids: what `add_special_tokens=True` puts around the ids.
     chat_template: Jinja source, or several by name.
     """
 
     tokens: list[bytes | None]
-    merges: np.ndarray | None
-    pattern: str
-    ignore_merges: bool = False
-    nfc: bool = False
+    model: Model
+    normalizers: tuple[Step, ...] = ()
+    pre_tokenizers: tuple[Step, ...] = ()
+    decoders: tuple[Step, ...] = ()
+    hidden: tuple[int, ...] = ()
     added_tokens: list[AddedToken] = field(default_factory=list)
     prefix_ids: tuple[int, ...] = ()
     suffix_ids: tuple[int, ...] = ()
     bos_token: str | None = None
     eos_token: str | None = None
     chat_template: str | Mapping[str, str] | None = None
+
+
+BYTE_LEVEL_DECODER: Step = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": False,
+}
+
+
+def pattern_step(name: str) -> Step:
+    """The pre_tokenizer step of one of `patterns.PATTERNS`."""
+    return {"type": "Pattern", "name": name}
+
+
+def byte_ids(ids: Mapping[str, int]) -> tuple[int, ...]:
+    """The ids of <0x00> ... <0xFF>, or () if one is missing."""
+    found = [ids.get(f"<0x{byte:02X}>") for byte in range(256)]
+    return tuple(token_id for token_id in found if token_id is not None) if None not in found else ()
 
 
 def tokens_by_id(numbered: Mapping[int, bytes], what: str) -> list[bytes | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,74 +11,180 @@ import numpy as np
 
 from pyllm.checkpoints.gguf import read_gguf
 from pyllm.tokenizers.byte_alphabet import unspell
-from pyllm.tokenizers.definition import AddedToken, TokenizerDefinition, merge_ids
+from pyllm.tokenizers.definition import (
+    BYTE_LEVEL_DECODER,
+    AddedToken,
+    BytePairs,
+    CharacterPairs,
+    TokenizerDefinition,
+    byte_ids,
+    merge_ids,
+    pattern_step,
+)
 from pyllm.tokenizers.files import expect
+from pyllm.tokenizers.gguf_pretokenizers import adds_bos, ignores_merges, pre_tokenizers_of
 from pyllm.tokenizers.patterns import canonical_pattern
+from pyllm.tokenizers.sentencepiece_file import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    USER_DEFINED,
+    hidden_ids,
+    ids_of_type,
+    sentencepiece_model,
+    space_marker_decoders,
+    space_marker_steps,
+)
+from pyllm.tokenizers.word_piece_file import bert_definition
 
-_CONTROL, _USER_DEFINED = 3, 4
-# tokenizer.ggml.pre -> pattern, where llama.cpp's splitting equals the published one.
-_PATTERNS = {
-    "gpt-2": "gpt2",
-    "phi-2": "gpt2",
-    "smollm": "smollm",
-    "starcoder": "smollm",
-    "refact": "smollm",
-    "command-r": "smollm",
-    "llama-bpe": "llama3",
-    "llama3": "llama3",
-    "llama-v3": "llama3",
-    "qwen2": "qwen2",
-    "deepseek-r1-qwen": "qwen2",
-    "gpt-4o": "o200k",
-}
 _CHAT_TEMPLATE = "tokenizer.chat_template"
 
 
 def load_gguf_vocabulary(path: Path, pattern: str | None = None) -> TokenizerDefinition:
     """Reads the tokenizer of a GGUF file; `pattern` replaces its `tokenizer.ggml.pre`.
 
-    Raises ValueError (GGUFError for a file that is no sound GGUF) for models other than byte-level BPE ("gpt2") and
-    for an unknown `pre`, naming them.
+    Models: "gpt2" (byte-level BPE), "llama" (SentencePiece BPE), "gemma4" (the same with merges), "t5" (Unigram) and
+    "bert" (WordPiece). Raises ValueError (GGUFError for a file that is no sound GGUF) for other models and for an
+    unknown `pre`, naming them.
     """
     metadata = read_gguf(path).metadata
+    model = metadata.get("tokenizer.ggml.model")
     try:
-        return _definition(metadata, pattern)
+        if pattern is not None and model != "gpt2":
+            raise ValueError("pattern: only byte-level BPE has one")
+        if model == "gpt2":
+            return _byte_level(metadata, pattern)
+        if model in ("llama", "gemma4", "t5"):
+            return _sentencepiece(metadata, str(model))
+        if model == "bert":
+            return _bert(metadata)
+        raise ValueError(f"tokenizer.ggml.model {model!r} is not supported")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _definition(metadata: Mapping[str, Any], pattern: str | None) -> TokenizerDefinition:
-    model = metadata.get("tokenizer.ggml.model")
-    if model != "gpt2":
-        raise ValueError(
-            f"tokenizer.ggml.model {model!r} is not supported yet (only byte-level BPE, 'gpt2', is)"
+def _byte_level(metadata: Mapping[str, Any], pattern: str | None) -> TokenizerDefinition:
+    spellings, types = _pieces(metadata)
+    added = _added_tokens(spellings, types)
+    pre = metadata.get("tokenizer.ggml.pre")
+    merges = _merges(metadata, spellings)
+    steps = (pattern_step(canonical_pattern(pattern)),) if pattern else pre_tokenizers_of(pre)
+    definition = TokenizerDefinition(
+        tokens=_tokens(spellings, added),
+        model=BytePairs(merges, ignore_merges=ignores_merges(pre)),
+        pre_tokenizers=steps,
+        decoders=(BYTE_LEVEL_DECODER,),
+        added_tokens=added,
+    )
+    return _with_specials(definition, metadata, spellings, adds_bos(pre), False)
+
+
+def _sentencepiece(metadata: Mapping[str, Any], kind: str) -> TokenizerDefinition:
+    """User-defined pieces are found in the text as it is, as llama.cpp does."""
+    names, types = _pieces(metadata)
+    added = _added_tokens(names, types)
+    prefix = expect(metadata.get("tokenizer.ggml.add_space_prefix", True), bool, "add_space_prefix")
+    has_bytes = bool((types == BYTE).any())
+    if kind == "gemma4":
+        unknown = next(iter(ids_of_type(types, UNKNOWN)), None)
+        bytes_of = byte_ids({names[i]: i for i in ids_of_type(types, BYTE)})
+        definition = TokenizerDefinition(
+            tokens=[name.encode() for name in names],
+            model=CharacterPairs(_merges(metadata, names), unk_id=unknown, byte_ids=bytes_of),
         )
+    else:
+        model = sentencepiece_model(
+            "unigram" if kind == "t5" else "bpe",
+            names,
+            np.where(types == USER_DEFINED, NORMAL, types),
+            _scores(metadata, len(names)),
+            has_bytes,
+        )
+        definition = TokenizerDefinition(tokens=[name.encode() for name in names], model=model)
+    spelling = space_marker_steps(prefix)
+    if kind == "t5":
+        spelling = (_unigram_normalizer(metadata, prefix),)
+    definition = replace(
+        definition,
+        normalizers=spelling,
+        decoders=space_marker_decoders(prefix),
+        hidden=hidden_ids(types),
+        added_tokens=added,
+    )
+    return _with_specials(definition, metadata, names, kind != "t5", kind == "t5")
+
+
+def _unigram_normalizer(metadata: Mapping[str, Any], prefix: bool) -> dict[str, Any]:
+    charsmap = np.asarray(metadata.get("tokenizer.ggml.precompiled_charsmap", []))
+    return {
+        "type": "SentencePiece",
+        "charsmap": charsmap.astype(np.uint8).tobytes(),
+        "add_dummy_prefix": prefix,
+        "remove_extra_whitespaces": expect(
+            metadata.get("tokenizer.ggml.remove_extra_whitespaces", False), bool, "remove_extra_whitespaces"
+        ),
+        "escape_whitespaces": True,
+        "treat_whitespace_as_suffix": False,
+        "user_defined": [],
+    }
+
+
+def _bert(metadata: Mapping[str, Any]) -> TokenizerDefinition:
+    """Word starts carry a marker here, where vocab.txt marks the continuations."""
+    spellings, types = _pieces(metadata)
+    tokens = [
+        spelling.removeprefix("▁") if kind != NORMAL or spelling.startswith("▁") else f"##{spelling}"
+        for spelling, kind in zip(spellings, types.tolist(), strict=True)
+    ]
+    return replace(bert_definition(tokens), chat_template=_chat_template(metadata))
+
+
+def _pieces(metadata: Mapping[str, Any]) -> tuple[list[str], np.ndarray]:
+    """The spellings by id and their types."""
     spellings = _strings(metadata, "tokenizer.ggml.tokens")
     types = np.asarray(metadata.get("tokenizer.ggml.token_type", np.ones(len(spellings), dtype=np.int32)))
     if types.shape != (len(spellings),):
         raise ValueError(
             f"tokenizer.ggml.token_type: expected {len(spellings)} numbers, got shape {types.shape}"
         )
-    added = [
-        AddedToken(spelling, i, special=kind == _CONTROL)
+    return spellings, types
+
+
+def _scores(metadata: Mapping[str, Any], count: int) -> np.ndarray:
+    scores = np.asarray(metadata.get("tokenizer.ggml.scores", []))
+    if scores.shape != (count,):
+        raise ValueError(f"tokenizer.ggml.scores: expected {count} numbers, got shape {scores.shape}")
+    return scores
+
+
+def _added_tokens(spellings: list[str], types: np.ndarray) -> list[AddedToken]:
+    return [
+        AddedToken(spelling, i, special=kind == CONTROL)
         for i, (spelling, kind) in enumerate(zip(spellings, types.tolist(), strict=True))
-        if kind in (_CONTROL, _USER_DEFINED) and spelling
+        if kind in (CONTROL, USER_DEFINED) and spelling
     ]
-    pre = metadata.get("tokenizer.ggml.pre")
+
+
+def _merges(metadata: Mapping[str, Any], spellings: list[str]) -> np.ndarray:
+    entries = _strings(metadata, "tokenizer.ggml.merges")
+    ids = {spelling: i for i, spelling in enumerate(spellings)}
+    # Spaces are spelled otherwise, so a space can only stand between the two.
+    return merge_ids(entries, ids, "tokenizer.ggml.merges")
+
+
+def _with_specials(
+    definition: TokenizerDefinition,
+    metadata: Mapping[str, Any],
+    spellings: list[str],
+    default_bos: bool,
+    default_eos: bool,
+) -> TokenizerDefinition:
     bos, eos = (_special_id(metadata, name, len(spellings)) for name in ("bos", "eos"))
-    # llama.cpp reads llama-bpe files without the flag as if it were set.
-    add_bos = metadata.get("tokenizer.ggml.add_bos_token", _PATTERNS.get(str(pre)) == "llama3")
-    add_eos = metadata.get("tokenizer.ggml.add_eos_token", False)
-    return TokenizerDefinition(
-        tokens=_tokens(spellings, added),
-        merges=merge_ids(
-            _strings(metadata, "tokenizer.ggml.merges"),
-            {spelling: i for i, spelling in enumerate(spellings)},
-            "tokenizer.ggml.merges",
-        ),
-        pattern=canonical_pattern(pattern) if pattern else _pattern(pre),
-        ignore_merges=_PATTERNS.get(str(pre)) == "llama3",
-        added_tokens=added,
+    add_bos = metadata.get("tokenizer.ggml.add_bos_token", default_bos)
+    add_eos = metadata.get("tokenizer.ggml.add_eos_token", default_eos)
+    return replace(
+        definition,
         prefix_ids=(bos,) if add_bos and bos is not None else (),
         suffix_ids=(eos,) if add_eos and eos is not None else (),
         bos_token=spellings[bos] if bos is not None else None,
@@ -89,14 +196,6 @@ def _definition(metadata: Mapping[str, Any], pattern: str | None) -> TokenizerDe
 def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
     strings = expect(metadata.get(key), list, key)
     return [expect(string, str, key) for string in strings]
-
-
-def _pattern(pre: Any) -> str:
-    if pre not in _PATTERNS:
-        raise ValueError(
-            f"tokenizer.ggml.pre {pre!r} is not one of the known pretokenizers {sorted(_PATTERNS)}"
-        )
-    return _PATTERNS[pre]
 
 
 def _tokens(spellings: list[str], added: list[AddedToken]) -> list[bytes | None]:

@@ -1,4 +1,4 @@
-"""tokenizer.json of the tokenizers package, in: byte-level BPE. Whatever is not understood is an error, never guessed.
+"""tokenizer.json of the tokenizers package, in. Whatever is not understood is an error, never guessed.
 
 Truncation and padding settings are ignored: they are no part of a tokenizer.
 """
@@ -10,19 +10,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pyllm.tokenizers.byte_alphabet import unspell
-from pyllm.tokenizers.definition import AddedToken, TokenizerDefinition, merge_ids, tokens_by_id
+from pyllm.tokenizers.components import Options, flatten
+from pyllm.tokenizers.definition import (
+    BYTE_LEVEL_DECODER,
+    AddedToken,
+    BytePairs,
+    CharacterPairs,
+    Model,
+    TokenizerDefinition,
+    Unigram,
+    WordPiece,
+    byte_ids,
+    merge_ids,
+    pattern_step,
+    tokens_by_id,
+)
 from pyllm.tokenizers.files import expect, read_json
-from pyllm.tokenizers.patterns import canonical_pattern, recognise_expression
+from pyllm.tokenizers.patterns import canonical_pattern
+from pyllm.tokenizers.post_processors import read_surroundings
 
 END_OF_TEXT = "<|endoftext|>"
-
-
-class _Surroundings(NamedTuple):
-    """What the post-processor puts around the ids."""
-
-    prefix: tuple[int, ...] = ()
-    suffix: tuple[int, ...] = ()
 
 
 class _TokenizerConfig(NamedTuple):
@@ -49,50 +59,114 @@ def load_tokenizer_json(path: Path, pattern: str | None = None) -> TokenizerDefi
 
 
 def _definition(document: dict[str, Any], pattern: str | None) -> TokenizerDefinition:
-    model = expect(document.get("model"), dict, "model")
-    _check_model(model, document)
-    vocabulary = _vocabulary(model)
-    added = [
-        _added_token(entry) for entry in expect(document.get("added_tokens") or [], list, "added_tokens")
-    ]
+    body = expect(document.get("model"), dict, "model")
+    kind = body.get("type", "BPE")
+    pre_tokenizers = flatten(document.get("pre_tokenizer"), "pretokenizers")
+    byte_level = kind == "BPE" and any(step.get("type") == "ByteLevel" for step in pre_tokenizers)
+    if pattern:
+        if not byte_level:
+            raise ValueError("pattern: only byte-level BPE has one")
+        pre_tokenizers = (pattern_step(canonical_pattern(pattern)),)
+    entries = expect(document.get("added_tokens") or [], list, "added_tokens")
+    added = [_added_token(entry) for entry in entries]
+    vocabulary = _unigram_vocabulary(body) if kind == "Unigram" else _vocabulary(body)
+    model, hidden = _read_model(kind, body, vocabulary, byte_level)
+    around = read_surroundings(document.get("post_processor"))
+    decoders = flatten(document.get("decoder"), "decoders")
+    if byte_level and any(step.get("type") != "ByteLevel" for step in decoders):
+        raise ValueError(
+            f"decoder {[step.get('type') for step in decoders]} is not supported for byte-level BPE"
+        )
     return TokenizerDefinition(
-        tokens=_tokens(vocabulary, added),
-        merges=merge_ids(expect(model.get("merges"), list, "model.merges"), vocabulary, "model.merges"),
-        ignore_merges=bool(model.get("ignore_merges")),
-        pattern=canonical_pattern(pattern) if pattern else _pattern(document.get("pre_tokenizer")),
-        nfc=_is_nfc(document.get("normalizer")),
+        tokens=_tokens(vocabulary, added, byte_level),
+        model=model,
+        normalizers=flatten(document.get("normalizer"), "normalizers"),
+        pre_tokenizers=pre_tokenizers,
+        decoders=(BYTE_LEVEL_DECODER,) if byte_level else decoders,
+        hidden=hidden,
         added_tokens=added,
-        prefix_ids=(around := _surroundings(document.get("post_processor"))).prefix,
+        prefix_ids=around.prefix,
         suffix_ids=around.suffix,
     )
 
 
-def _check_model(model: dict[str, Any], document: dict[str, Any]) -> None:
-    kind = model.get("type", "BPE")
-    if kind != "BPE":
-        raise ValueError(f"model type {kind!r} is not supported yet (only byte-level BPE is)")
-    decoder = document.get("decoder")
-    if model.get("byte_fallback") or (decoder is not None and "ByteLevel" not in _component_types(decoder)):
-        raise ValueError(
-            "model type 'BPE' in the manner of SentencePiece is not supported yet (only byte-level BPE is)"
-        )
+def _read_model(
+    kind: Any, body: dict[str, Any], vocabulary: dict[str, int], byte_level: bool
+) -> tuple[Model, tuple[int, ...]]:
+    """The model, and the ids that it never gives for text they spell."""
+    options = Options({"type": "BPE", **body}, "model")
+    options.take("vocab", (dict, list))
+    model: Model
+    hidden: tuple[int, ...] = ()
+    match kind:
+        case "BPE":
+            merges = merge_ids(options.take("merges", list), vocabulary, "model.merges")
+            model = _read_pairs(options, merges, vocabulary, byte_level)
+            hidden = model.byte_ids if isinstance(model, CharacterPairs) else ()
+        case "Unigram":
+            model = _read_unigram(options, body["vocab"], vocabulary)
+            hidden = model.byte_ids
+        case "WordPiece":
+            unknown = vocabulary.get(options.take("unk_token", str))
+            if unknown is None:
+                raise ValueError("model WordPiece: unk_token is not in the vocabulary")
+            prefix = options.take("continuing_subword_prefix", str)
+            model = WordPiece(unknown, prefix, options.take("max_input_chars_per_word", int))
+        case _:
+            raise ValueError(f"model type {kind!r} is not supported")
+    options.finish()
+    return model, hidden
+
+
+def _read_pairs(
+    options: Options, merges: np.ndarray, vocabulary: dict[str, int], byte_level: bool
+) -> BytePairs | CharacterPairs:
     for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
-        if model.get(option):
-            raise ValueError(f"model: {option} {model[option]!r} is not supported")
+        value = options.take(option, (str, float, int, type(None)), None)
+        if value:
+            raise ValueError(f"model: {option} {value!r} is not supported")
+    ignore_merges = options.take("ignore_merges", bool, False)
+    unk_token = options.take("unk_token", (str, type(None)), None)
+    fuse_unk, byte_fallback = (
+        options.take("fuse_unk", bool, False),
+        options.take("byte_fallback", bool, False),
+    )
+    if byte_level:
+        return BytePairs(merges, ignore_merges)
+    return CharacterPairs(
+        merges,
+        ignore_merges=ignore_merges,
+        unk_id=vocabulary.get(unk_token) if unk_token is not None else None,
+        fuse_unk=fuse_unk,
+        byte_ids=byte_ids(vocabulary) if byte_fallback else (),
+    )
 
 
-def _component_types(component: Any) -> list[str]:
-    return [str(part.get("type")) for part in _components(component, "decoders")]
+def _read_unigram(options: Options, entries: list[Any], vocabulary: dict[str, int]) -> Unigram:
+    scores = np.array([float(expect(entry[1], (int, float), "model.vocab")) for entry in entries])
+    unk_id = options.take("unk_id", (int, type(None)), None)
+    if unk_id is not None and not 0 <= unk_id < len(entries):
+        raise ValueError(f"model Unigram: unk_id {unk_id} is not in the vocabulary")
+    return Unigram(
+        scores,
+        (float(scores.min()), float(scores.max())),
+        unk_id,
+        byte_ids=byte_ids(vocabulary) if options.take("byte_fallback", bool, False) else (),
+        double_precision=True,
+    )
 
 
-def _components(component: Any, members: str) -> list[dict[str, Any]]:
-    """The parts of a pipeline step in order: a Sequence's members, the step itself, or none."""
-    if component is None:
-        return []
-    step = expect(component, dict, members)
-    if step.get("type") != "Sequence":
-        return [step]
-    return [expect(part, dict, members) for part in expect(step.get(members), list, members)]
+def _unigram_vocabulary(body: dict[str, Any]) -> dict[str, int]:
+    entries = expect(body.get("vocab"), list, "model.vocab")
+    vocabulary: dict[str, int] = {}
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
+            raise ValueError(f"model.vocab[{i}]: expected [token, score]")
+        if vocabulary.setdefault(entry[0], i) != i:
+            raise ValueError(f"model.vocab[{i}]: the token {entry[0]!r} occurs twice")
+    if not entries:
+        raise ValueError("model.vocab: it is empty")
+    return vocabulary
 
 
 def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
@@ -119,13 +193,14 @@ def _added_token(entry: Any) -> AddedToken:
     )
 
 
-def _tokens(vocabulary: dict[str, int], added: list[AddedToken]) -> list[bytes | None]:
+def _tokens(vocabulary: dict[str, int], added: list[AddedToken], byte_level: bool) -> list[bytes | None]:
     numbered: dict[int, bytes] = {}
     contents = {token.content for token in added}
     for spelling, token_id in vocabulary.items():
         if token_id in numbered:
             raise ValueError(f"model.vocab: id {token_id} stands for two tokens")
-        numbered[token_id] = spelling.encode() if spelling in contents else _bytes_of(spelling)
+        verbatim = not byte_level or spelling in contents
+        numbered[token_id] = spelling.encode("utf-8", "replace") if verbatim else _bytes_of(spelling)
     for token in added:
         if vocabulary.get(token.content, token.id) != token.id:
             raise ValueError(
@@ -141,77 +216,6 @@ def _bytes_of(spelling: str) -> bytes:
         return unspell(spelling)
     except ValueError:
         return spelling.encode("utf-8", "replace")  # what tokenizers decodes it to; no text is encoded to it
-
-
-def _pattern(pre_tokenizer: Any) -> str:
-    parts = _components(pre_tokenizer, "pretokenizers")
-    types = [part.get("type") for part in parts]
-    if "ByteLevel" not in types or types[-1] != "ByteLevel":
-        raise ValueError(f"pre_tokenizer {types} is not supported (expected it to end in 'ByteLevel')")
-    byte_level = parts[-1]
-    if byte_level.get("add_prefix_space"):
-        raise ValueError("pre_tokenizer: ByteLevel with add_prefix_space is not supported")
-    splits_itself = byte_level.get("use_regex", True)
-    if types == ["ByteLevel"]:
-        return "gpt2" if splits_itself else "none"
-    if types == ["Digits", "ByteLevel"] and parts[0].get("individual_digits") is True and splits_itself:
-        return "smollm"
-    if types == ["Split", "ByteLevel"] and not splits_itself:
-        return _split_pattern(parts[0])
-    raise ValueError(f"pre_tokenizer: the sequence {parts} is not one of the known patterns")
-
-
-def _split_pattern(split: dict[str, Any]) -> str:
-    """Every known expression matches all of the text, so removing what lies between matches removes nothing."""
-    how = (split.get("behavior"), bool(split.get("invert")))
-    if how not in (("Isolated", False), ("Removed", True)):
-        raise ValueError(f"pre_tokenizer: Split with behavior {how[0]!r}, invert {how[1]} is not supported")
-    pattern = expect(split.get("pattern"), dict, "pre_tokenizer: pattern")
-    return recognise_expression(expect(pattern.get("Regex"), str, "pre_tokenizer: pattern.Regex"))
-
-
-def _is_nfc(normalizer: Any) -> bool:
-    types = [step.get("type") for step in _components(normalizer, "normalizers")]
-    if types not in ([], ["NFC"]):
-        raise ValueError(f"normalizer {types} is not supported yet (only NFC is)")
-    return bool(types)
-
-
-def _surroundings(post_processor: Any) -> _Surroundings:
-    around = _Surroundings()
-    for step in _components(post_processor, "processors"):
-        inner = _surroundings_of_step(step)
-        around = _Surroundings(inner.prefix + around.prefix, around.suffix + inner.suffix)
-    return around
-
-
-def _surroundings_of_step(step: dict[str, Any]) -> _Surroundings:
-    kind = step.get("type")
-    if kind == "ByteLevel":
-        return _Surroundings()
-    if kind in ("BertProcessing", "RobertaProcessing"):
-        ids = [expect(step.get(name), list, f"post_processor: {name}") for name in ("cls", "sep")]
-        first, last = (expect(pair[-1] if pair else None, int, "post_processor: id") for pair in ids)
-        return _Surroundings((first,), (last,))
-    if kind == "TemplateProcessing":
-        return _template_surroundings(step)
-    raise ValueError(f"post_processor {kind!r} is not supported")
-
-
-def _template_surroundings(step: dict[str, Any]) -> _Surroundings:
-    tokens = expect(step.get("special_tokens") or {}, dict, "post_processor: special_tokens")
-    prefix: list[int] = []
-    suffix: list[int] = []
-    side = prefix
-    for piece in expect(step.get("single"), list, "post_processor: single"):
-        if "Sequence" in expect(piece, dict, "post_processor: single"):
-            side = suffix
-            continue
-        name = expect(piece.get("SpecialToken"), dict, "post_processor: SpecialToken").get("id")
-        entry = expect(tokens.get(name), dict, f"post_processor: special token {name!r}")
-        ids = expect(entry.get("ids"), list, f"post_processor: ids of {name!r}")
-        side += [expect(token_id, int, f"post_processor: ids of {name!r}") for token_id in ids]
-    return _Surroundings(tuple(prefix), tuple(suffix))
 
 
 def _read_config(folder: Path) -> _TokenizerConfig:

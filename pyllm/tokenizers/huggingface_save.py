@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,18 @@ from typing import Any
 import numpy as np
 
 from pyllm.tokenizers.byte_alphabet import spell
-from pyllm.tokenizers.definition import TokenizerDefinition
+from pyllm.tokenizers.components import known_pattern
+from pyllm.tokenizers.definition import (
+    BYTE_LEVEL_DECODER,
+    BytePairs,
+    CharacterPairs,
+    Step,
+    TokenizerDefinition,
+    Unigram,
+    WordPiece,
+)
 from pyllm.tokenizers.files import write_atomically
 from pyllm.tokenizers.patterns import PATTERNS
-
-_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 
 
 def save_tokenizer(definition: TokenizerDefinition, merges: np.ndarray, path: Path) -> None:
@@ -40,28 +47,71 @@ def _document(definition: TokenizerDefinition, merges: np.ndarray) -> dict[str, 
         "added_tokens": [
             asdict(token) for token in sorted(definition.added_tokens, key=lambda token: token.id)
         ],
-        "normalizer": {"type": "NFC"} if definition.nfc else None,
-        "pre_tokenizer": _pre_tokenizer(definition.pattern),
+        "normalizer": _component(definition.normalizers, "normalizers"),
+        "pre_tokenizer": _component(_pre_tokenizers(definition.pre_tokenizers), "pretokenizers"),
         "post_processor": _post_processor(definition, spellings),
-        "decoder": _BYTE_LEVEL,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": definition.ignore_merges or definition.merges is None,
-            "vocab": {spelling: token_id for token_id, spelling in spellings.items()},
-            "merges": [[spellings[left], spellings[right]] for left, right, _ in merges.tolist()],
-        },
+        "decoder": _component(definition.decoders, "decoders"),
+        "model": _model(definition, spellings, merges),
+    }
+
+
+def _component(steps: Sequence[Step], members: str) -> dict[str, Any] | None:
+    """None, the one step, or a Sequence."""
+    own = next((step["type"] for step in steps if step["type"] == "SentencePiece"), None)
+    if own:
+        raise ValueError(f"save: tokenizer.json has no {own} step; a .model file is saved by copying it")
+    if len(steps) < 2:
+        return dict(steps[0]) if steps else None
+    return {"type": "Sequence", members: [dict(step) for step in steps]}
+
+
+def _model(
+    definition: TokenizerDefinition, spellings: Mapping[int, str], merges: np.ndarray
+) -> dict[str, Any]:
+    model = definition.model
+    vocabulary = {spelling: token_id for token_id, spelling in spellings.items()}
+    if isinstance(model, WordPiece):
+        return {
+            "type": "WordPiece",
+            "unk_token": spellings[model.unk_id],
+            "continuing_subword_prefix": model.prefix,
+            "max_input_chars_per_word": model.max_characters,
+            "vocab": vocabulary,
+        }
+    if isinstance(model, Unigram):
+        if not model.double_precision or sorted(spellings) != list(range(len(spellings))):
+            raise ValueError("save: tokenizer.json cannot hold this Unigram model")
+        return {
+            "type": "Unigram",
+            "unk_id": model.unk_id,
+            "vocab": [[spellings[i], float(score)] for i, score in enumerate(model.scores)],
+            "byte_fallback": bool(model.byte_ids),
+        }
+    characters = model if isinstance(model, CharacterPairs) else CharacterPairs(None, fuse_unk=False)
+    if model is characters and model.merges is None:
+        raise ValueError("save: tokenizer.json cannot hold a BPE by scores; it needs a list of merges")
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None if characters.unk_id is None else spellings[characters.unk_id],
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": characters.fuse_unk,
+        "byte_fallback": bool(characters.byte_ids),
+        "ignore_merges": model.ignore_merges or model.merges is None,
+        "vocab": vocabulary,
+        "merges": [[spellings[left], spellings[right]] for left, right, _ in merges.tolist()],
     }
 
 
 def _spellings(definition: TokenizerDefinition) -> dict[int, str]:
     """Added tokens stand in the vocabulary too: tokenizers would number them anew otherwise."""
-    spellings = {i: spell(token) for i, token in enumerate(definition.tokens) if token is not None}
+    byte_level = isinstance(definition.model, BytePairs)
+    spellings = {
+        i: spell(token) if byte_level else token.decode("utf-8", "replace")
+        for i, token in enumerate(definition.tokens)
+        if token is not None
+    }
     spellings.update({token.id: token.content for token in definition.added_tokens})
     if len(set(spellings.values())) != len(spellings):
         seen: set[str] = set()
@@ -70,25 +120,26 @@ def _spellings(definition: TokenizerDefinition) -> dict[int, str]:
     return spellings
 
 
-def _pre_tokenizer(pattern: str) -> dict[str, Any]:
-    if pattern == "none":
-        return _BYTE_LEVEL
-    by_itself = {**_BYTE_LEVEL, "use_regex": True}
-    if pattern == "gpt2":
-        return by_itself
-    if pattern == "smollm":
-        return {
-            "type": "Sequence",
-            "pretokenizers": [{"type": "Digits", "individual_digits": True}, by_itself],
-        }
-    expression = {"Regex": PATTERNS[pattern].regex}
+def _pre_tokenizers(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps with known patterns spelled out."""
+    name = known_pattern(tuple(steps))
+    if name is None:
+        return tuple(steps)
+    by_itself = {**BYTE_LEVEL_DECODER, "use_regex": True}
+    if name == "none":
+        return (BYTE_LEVEL_DECODER,)
+    if name == "gpt2":
+        return (by_itself,)
+    if name == "smollm":
+        return ({"type": "Digits", "individual_digits": True}, by_itself)
+    expression = {"Regex": PATTERNS[name].regex}
     split = {"type": "Split", "pattern": expression, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [split, _BYTE_LEVEL]}
+    return (split, BYTE_LEVEL_DECODER)
 
 
-def _post_processor(definition: TokenizerDefinition, spellings: Mapping[int, str]) -> dict[str, Any]:
+def _post_processor(definition: TokenizerDefinition, spellings: Mapping[int, str]) -> dict[str, Any] | None:
     if not definition.prefix_ids and not definition.suffix_ids:
-        return _BYTE_LEVEL
+        return dict(BYTE_LEVEL_DECODER) if isinstance(definition.model, BytePairs) else None
     names = {token_id: spellings[token_id] for token_id in (*definition.prefix_ids, *definition.suffix_ids)}
 
     def around(sequence: str, type_id: int) -> list[dict[str, Any]]:
@@ -104,7 +155,9 @@ def _post_processor(definition: TokenizerDefinition, spellings: Mapping[int, str
         "pair": [*around("A", 0), *around("B", 1)],
         "special_tokens": {n: {"id": n, "ids": [i], "tokens": [n]} for i, n in names.items()},
     }
-    return {"type": "Sequence", "processors": [_BYTE_LEVEL, template]}
+    if not isinstance(definition.model, BytePairs):
+        return template
+    return {"type": "Sequence", "processors": [BYTE_LEVEL_DECODER, template]}
 
 
 def _config(definition: TokenizerDefinition) -> dict[str, Any]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pyllm.tokenizers.definition import TokenizerDefinition
 
-# Files that tell which kind of tokenizer a folder or path holds.
-_NOT_YET = {
-    "tekken.json": "Tekken",
-    "spiece.model": "SentencePiece",
-    "tokenizer.model": "SentencePiece",
-    "vocab.txt": "WordPiece",
-    "merges.txt": "BPE of vocab.json and merges.txt",
-    "vocab.json": "BPE of vocab.json and merges.txt",
-}
+# Files that hold a folder's tokenizer, best first.
+_NAMES = (
+    *("tokenizer.json", "tekken.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model"),
+    *("vocab.json", "encoder.json", "vocab.txt"),
+)
+_PAIRS = ("vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
+# The first line of a .tiktoken file; Llama 3 calls such a file tokenizer.model.
+_RANKED_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 
 
 def load_definition(
@@ -25,29 +25,57 @@ def load_definition(
     if not path.exists():
         raise FileNotFoundError(f"path: no such file or folder: {str(path)!r}")
     file = _file_in(path) if path.is_dir() else path
-    if file.name in _NOT_YET or file.suffix == ".model":
-        raise ValueError(
-            f"{file}: {_NOT_YET.get(file.name, 'SentencePiece')} tokenizers are not supported yet"
-        )
-    if file.suffix == ".tiktoken":
+    if file.suffix == ".tiktoken" or (_is_model(file) and _is_ranked(file)):
         from pyllm.tokenizers.tiktoken_file import load_tiktoken
 
         return load_tiktoken(file, pattern, special_tokens)
     if special_tokens is not None:
         raise ValueError(f"special_tokens: only for .tiktoken files; {file.name} names its own")
-    if file.suffix == ".json":
-        from pyllm.tokenizers.huggingface import load_tokenizer_json
+    if file.name in _PAIRS:
+        from pyllm.tokenizers.vocabulary_and_merges import load_vocabulary_and_merges
 
-        return load_tokenizer_json(file, pattern)
+        return load_vocabulary_and_merges(file, pattern)
     if file.suffix == ".gguf":
         from pyllm.tokenizers.gguf_vocabulary import load_gguf_vocabulary
 
         return load_gguf_vocabulary(file, pattern)
-    raise ValueError(f"path: expected a .json, .tiktoken or .gguf file, got {file.name!r}")
+    if file.suffix == ".json" and not file.name.startswith("tekken"):
+        from pyllm.tokenizers.huggingface import load_tokenizer_json
+
+        return load_tokenizer_json(file, pattern)
+    return _load_without_pattern(file, pattern)
+
+
+def _load_without_pattern(file: Path, pattern: str | None) -> TokenizerDefinition:
+    if pattern is not None:
+        raise ValueError(f"pattern: {file.name} has its own")
+    if file.suffix == ".json":
+        from pyllm.tokenizers.tekken_file import load_tekken
+
+        return load_tekken(file)
+    if _is_model(file):
+        from pyllm.tokenizers.sentencepiece_file import load_sentencepiece
+
+        return load_sentencepiece(file)
+    if file.suffix == ".txt":
+        from pyllm.tokenizers.word_piece_file import load_word_piece
+
+        return load_word_piece(file)
+    raise ValueError(f"path: expected a .json, .model, .tiktoken, .gguf or .txt file, got {file.name!r}")
+
+
+def _is_model(file: Path) -> bool:
+    """*.model, or *.model.v3 as Mistral writes it."""
+    return ".model" in file.suffixes
+
+
+def _is_ranked(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return _RANKED_LINE.match(stream.read(4096)) is not None
 
 
 def _file_in(folder: Path) -> Path:
-    for name in ["tokenizer.json", *_NOT_YET]:
+    for name in _NAMES:
         if (folder / name).is_file():
             return folder / name
-    raise ValueError(f"path: no tokenizer.json in folder {str(folder)!r}")
+    raise ValueError(f"path: no tokenizer.json in folder {str(folder)!r}, nor another tokenizer's file")

@@ -71,8 +71,6 @@ def canonical_pattern(name: str) -> str:
     return canonical
 
 
-def recognise_expression(expression: str) -> str:
-    """The pattern whose published regular expression this is, letter by letter. Raises ValueError, naming it."""
-    if expression not in _KNOWN_EXPRESSIONS:
-        raise ValueError(f"pre_tokenizer: the expression {expression!r} is not one of the known patterns")
-    return _KNOWN_EXPRESSIONS[expression]
+def recognise_expression(expression: object) -> str | None:
+    """The pattern whose published regular expression this is, letter by letter, or None."""
+    return _KNOWN_EXPRESSIONS.get(expression) if isinstance(expression, str) else None

@@ -7,7 +7,14 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pyllm.tokenizers.definition import AddedToken, TokenizerDefinition, tokens_by_id
+from pyllm.tokenizers.definition import (
+    BYTE_LEVEL_DECODER,
+    AddedToken,
+    BytePairs,
+    TokenizerDefinition,
+    pattern_step,
+    tokens_by_id,
+)
 from pyllm.tokenizers.huggingface import END_OF_TEXT
 from pyllm.tokenizers.patterns import canonical_pattern
 
@@ -51,9 +58,9 @@ def load_tiktoken(
             raise ValueError(f"special_tokens: id {token_id} of {name!r} is taken, or the name is empty")
     return TokenizerDefinition(
         tokens=tokens_by_id(numbered, f"{path}: ranks"),
-        merges=None,
-        pattern=canonical_pattern(pattern or known_pattern or ""),
-        ignore_merges=True,
+        model=BytePairs(None, ignore_merges=True),
+        pre_tokenizers=(pattern_step(canonical_pattern(pattern or known_pattern or "")),),
+        decoders=(BYTE_LEVEL_DECODER,),
         added_tokens=[AddedToken(name, token_id) for name, token_id in special.items()],
         eos_token=END_OF_TEXT if END_OF_TEXT in special else None,
     )

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pyllm import _tokenizers
+from pyllm.tokenizers.components import build_encoding, known_pattern
+from pyllm.tokenizers.decoding import decoding_tables
 from pyllm.tokenizers.definition import TokenizerDefinition
-from pyllm.tokenizers.patterns import PATTERNS
 from pyllm.tokenizers.streaming import StreamDecoder
 from pyllm.tokenizers.threads import thread_count
 
@@ -24,40 +24,31 @@ Specials = Literal["all"] | Collection[str]
 
 
 class Tokenizer:
-    """Byte-level BPE: text to ids and back, with the ids of tiktoken and of Hugging Face's tokenizers.
+    """Text to ids and back, with the ids of tiktoken, sentencepiece and Hugging Face's tokenizers: byte-level BPE,
+    SentencePiece's BPE, Unigram and WordPiece.
 
     Make one with `Tokenizer.train` or `Tokenizer.from_file`. Threads may share it; it can be pickled and copied.
 
-    Text is str or bytes. Any bytes can be encoded, and decode to themselves unless the tokenizer normalizes (Qwen) or
-    its vocabulary lacks a byte (SmolLM2 has no 0xF1), which is then left out as tokenizers does. Lone surrogates in a
-    str, which have no bytes, become U+FFFD as in tiktoken.
+    Text is str or bytes. Any bytes can be encoded. Byte-level BPE decodes them to themselves unless it normalizes
+    (Qwen) or its vocabulary lacks a byte (SmolLM2 has no 0xF1), which is then left out as tokenizers does. Lone
+    surrogates in a str, which have no bytes, become U+FFFD as in tiktoken.
 
     Attributes:
         vocab_size: the largest id + 1.
         special_tokens: name -> id.
         bos_token, eos_token, bos_token_id, eos_token_id: None where the tokenizer has none.
         chat_template: Jinja source, several by name, or None; may be set.
-        pattern: the name of the pretokenizer.
+        pattern: the name of the pretokenizer, or None where it has none of the known names.
     """
 
     def __init__(self, definition: TokenizerDefinition) -> None:
         self._definition = definition
         self._added = definition.added_tokens
-        self._encoding = _tokenizers.Encoding(
-            tokens=definition.tokens,
-            merges=definition.merges,
-            ignore_merges=definition.ignore_merges,
-            grammar=PATTERNS[definition.pattern].grammar,
-            nfc=definition.nfc,
-            added_tokens=[
-                (t.content, t.id, t.special, t.lstrip, t.rstrip, t.single_word, t.normalized)
-                for t in self._added
-            ],
-        )
+        self._encoding = build_encoding(definition, decoding_tables(definition))
         self._options: dict[frozenset[str], Any] = {}
         self.vocab_size = len(definition.tokens)
         self.special_tokens = {token.content: token.id for token in self._added if token.special}
-        self.pattern = definition.pattern
+        self.pattern = known_pattern(definition.pre_tokenizers)
         self.bos_token, self.eos_token = definition.bos_token, definition.eos_token
         self.chat_template = definition.chat_template
 
@@ -111,9 +102,11 @@ class Tokenizer:
         pattern: str | None = None,
         special_tokens: Mapping[str, int] | Iterable[str] | None = None,
     ) -> Tokenizer:
-        """Loads a tokenizer.json, a .tiktoken file, the tokenizer of a .gguf file, or a folder with a tokenizer.json.
+        """Loads a tokenizer from a file, or from a folder that holds one under its usual name.
 
-        pattern: replaces the file's pretokenizer; needed for .tiktoken files other than OpenAI's.
+        path: tokenizer.json, *.tiktoken, *.model (SentencePiece, or tiktoken's form as Llama 3 has it), *.gguf,
+            vocab.txt (WordPiece), tekken.json, or vocab.json with merges.txt beside it.
+        pattern: replaces the file's pretokenizer (byte-level BPE only); needed for .tiktoken files other than OpenAI's.
         special_tokens: for .tiktoken files only: name -> id, or names that get the ids after the last rank.
 
         Raises FileNotFoundError, and ValueError for what is damaged or not supported, naming it.
@@ -201,14 +194,14 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of the ids. Raises ValueError for an id without token, naming it."""
-        return self._encoding.decode(_as_list(ids))
+        return self._encoding.decode(_as_list(ids), True)
 
     def decode_with_offsets(self, ids: Iterable[int]) -> tuple[str, list[int]]:
         """The text, and for every id the index of the first character that has bytes of its token.
 
         Raises ValueError for an id without token, and UnicodeDecodeError if the bytes are not UTF-8.
         """
-        parts = [self.decode_bytes([token_id]) for token_id in _as_list(ids)]
+        parts = [self._encoding.decode([token_id], i == 0) for i, token_id in enumerate(_as_list(ids))]
         offsets, length = [], 0
         for part in parts:
             continues = bool(part) and 0x80 <= part[0] < 0xC0
@@ -218,7 +211,7 @@ class Tokenizer:
 
     def stream_decoder(self) -> StreamDecoder:
         """A decoder to push ids into one by one, that never shows a broken character."""
-        return StreamDecoder(self.decode_bytes)
+        return StreamDecoder(self._encoding.decode)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a tokenizer.json that Hugging Face's tokenizers loads with equal ids.

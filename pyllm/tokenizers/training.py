@@ -11,7 +11,13 @@ import numpy as np
 
 from pyllm import _tokenizers
 from pyllm.data.sources import read_pieces
-from pyllm.tokenizers.definition import AddedToken, TokenizerDefinition
+from pyllm.tokenizers.definition import (
+    BYTE_LEVEL_DECODER,
+    AddedToken,
+    BytePairs,
+    TokenizerDefinition,
+    pattern_step,
+)
 from pyllm.tokenizers.huggingface import END_OF_TEXT
 from pyllm.tokenizers.patterns import PATTERNS, canonical_pattern
 
@@ -66,8 +72,9 @@ def train_byte_pairs(
     added = [AddedToken(name, i) for i, name in enumerate(names)]
     return TokenizerDefinition(
         tokens=[*(name.encode() for name in names), *tokens],
-        merges=merges + np.uint32(len(names)),
-        pattern=pattern,
+        model=BytePairs(merges + np.uint32(len(names))),
+        pre_tokenizers=(pattern_step(pattern),),
+        decoders=(BYTE_LEVEL_DECODER,),
         added_tokens=added,
         eos_token=END_OF_TEXT if END_OF_TEXT in names else None,
     )

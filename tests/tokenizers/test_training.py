@@ -120,7 +120,7 @@ def test_merges_follow_the_definition(pieces: list[str]) -> None:
     trained = Tokenizer.train(iter(pieces), 290, pattern="none")
     merges = [
         (trained.decode_bytes([left]), trained.decode_bytes([right]))
-        for left, right, _ in trained._definition.merges.tolist()
+        for left, right, _ in trained._definition.model.merges.tolist()
     ]
     assert merges == merges_by_definition([piece.encode() for piece in pieces], 290)
 

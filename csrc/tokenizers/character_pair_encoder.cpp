@@ -1,0 +1,199 @@
+#include "character_pair_encoder.h"
+
+#include <algorithm>
+#include <map>
+#include <stdexcept>
+#include <unordered_set>
+
+#include "merge_rules.h"
+#include "utf8.h"
+
+namespace pyllm::tokenizers {
+namespace {
+
+constexpr std::string_view kMarker = "\xE2\x96\x81";
+constexpr uint32_t kMarkerCodePoint = 0x2581;
+
+std::vector<TokenId> usable_ids(const CharacterPairDefinition& definition) {
+  std::vector<TokenId> ids;
+  for (size_t id = 0; id < definition.tokens.size(); ++id) {
+    const bool usable = definition.present[id] && definition.usable[id] && !definition.tokens[id].empty();
+    if (usable) ids.push_back(static_cast<TokenId>(id));
+  }
+  return ids;
+}
+
+// Characters of tokens that are no tokens themselves: with scores they may merge all the same.
+std::vector<std::string_view> tokenless_characters(const CharacterPairDefinition& definition) {
+  std::vector<std::string_view> characters;
+  if (definition.scores.empty()) return characters;
+  const std::vector<TokenId> ids = usable_ids(definition);
+  std::unordered_set<std::string_view> known;
+  for (const TokenId id : ids) known.insert(definition.tokens[id]);
+  for (const TokenId id : ids) {
+    const std::string_view token = definition.tokens[id];
+    for (size_t at = 0; at < token.size();) {
+      const std::string_view character = token.substr(at, decode_utf8(token, at).length);
+      if (known.insert(character).second) characters.push_back(character);
+      at += character.size();
+    }
+  }
+  return characters;
+}
+
+TokenBytes all_tokens(const CharacterPairDefinition& definition) {
+  std::vector<std::string_view> tokens = definition.tokens;
+  std::vector<bool> present = definition.present;
+  for (const std::string_view character : tokenless_characters(definition)) {
+    tokens.push_back(character);
+    present.push_back(true);
+  }
+  return TokenBytes(tokens, present);
+}
+
+// Ranks by falling score; equal scores share a rank.
+std::vector<uint32_t> ranks_of(const std::vector<float>& scores) {
+  std::map<float, uint32_t, std::greater<>> ranks;
+  for (const float score : scores) {
+    if (score != score) throw std::invalid_argument("scores: a score is not a number");
+    ranks.try_emplace(score, 0);
+  }
+  uint32_t rank = 0;
+  for (auto& entry : ranks) entry.second = rank++;
+  std::vector<uint32_t> result;
+  for (const float score : scores) result.push_back(ranks[score]);
+  return result;
+}
+
+std::vector<MergeRule> rules_by_score(const CharacterPairDefinition& definition, const TokenBytes& tokens,
+                                      const TokenTable& table) {
+  if (definition.scores.size() != definition.tokens.size()) {
+    throw std::invalid_argument("scores: expected one for every token");
+  }
+  const std::vector<uint32_t> ranks = ranks_of(definition.scores);
+  std::vector<MergeRule> rules = rules_of_ranked_tokens(tokens, table, usable_ids(definition));
+  for (MergeRule& rule : rules) rule.rank = ranks[rule.merged];
+  std::stable_sort(rules.begin(), rules.end(),
+                   [](const MergeRule& a, const MergeRule& b) { return a.rank < b.rank; });
+  return rules;
+}
+
+std::vector<uint32_t> characters_before_marker(const CharacterPairDefinition& definition) {
+  std::vector<uint32_t> found;
+  for (const TokenId id : usable_ids(definition)) {
+    const std::string_view token = definition.tokens[id];
+    for (size_t at = token.find(kMarker, 1); at != std::string_view::npos; at = token.find(kMarker, at + 1)) {
+      const uint32_t before = decode_utf8(token, previous_utf8(token, at)).code_point;
+      if (before != kMarkerCodePoint) found.push_back(before);
+    }
+  }
+  std::sort(found.begin(), found.end());
+  found.erase(std::unique(found.begin(), found.end()), found.end());
+  return found;
+}
+
+TokenTable table_of(const CharacterPairDefinition& definition, const TokenBytes& tokens) {
+  std::vector<TokenId> ids = usable_ids(definition);
+  for (size_t id = definition.tokens.size(); id < tokens.size(); ++id)
+    ids.push_back(static_cast<TokenId>(id));
+  TokenTable table(tokens);
+  table.fill(ids);
+  return table;
+}
+
+std::vector<DoubleArrayTrie::Entry> frozen_entries(const CharacterPairDefinition& definition) {
+  std::vector<DoubleArrayTrie::Entry> entries;
+  for (const TokenId id : definition.frozen) entries.emplace_back(definition.tokens.at(id), id);
+  return entries;
+}
+
+}  // namespace
+
+CharacterPairEncoder::CharacterPairEncoder(const CharacterPairDefinition& definition)
+    : vocabulary_size_(definition.tokens.size()),
+      tokens_(all_tokens(definition)),
+      table_(table_of(definition, tokens_)),
+      fallback_(definition.fallback),
+      rules_(definition.scores.empty() ? checked_rules(definition.merges, tokens_)
+                                       : rules_by_score(definition, tokens_, table_)),
+      merges_(rules_),
+      frozen_(frozen_entries(definition)),
+      ignore_merges_(definition.ignore_merges),
+      // Unknown characters fuse across a border only if the marker itself is unknown.
+      can_cut_(table_.find(kMarker) != kNoToken),
+      before_marker_(characters_before_marker(definition)) {}
+
+// The next place after `begin` where the piece may be cut, or its end.
+size_t CharacterPairEncoder::next_cut(std::string_view piece, size_t begin) const {
+  if (!can_cut_) return piece.size();
+  for (size_t at = piece.find(kMarker, begin + 1); at < piece.size(); at = piece.find(kMarker, at + 1)) {
+    const uint32_t before = decode_utf8(piece, previous_utf8(piece, at)).code_point;
+    const bool crossed = before == kMarkerCodePoint ||
+                         std::binary_search(before_marker_.begin(), before_marker_.end(), before);
+    if (!crossed) return at;
+  }
+  return piece.size();
+}
+
+void CharacterPairEncoder::encode_piece(std::string_view piece, EncoderScratch& scratch,
+                                        std::vector<TokenId>& ids, std::vector<size_t>* lengths) const {
+  FallbackWriter writer(fallback_, ids, lengths);
+  if (ignore_merges_) {
+    if (const TokenId id = table_.find(piece); id != kNoToken) {
+      writer.known(id, piece.size());
+      return;
+    }
+  }
+  size_t begin = 0;
+  for (size_t at = 0; at < piece.size();) {
+    const auto [frozen, length] = frozen_.longest_at(piece, at);
+    if (length == 0) {
+      at += decode_utf8(piece, at).length;
+      continue;
+    }
+    encode_unfrozen(piece.substr(begin, at - begin), scratch, writer, lengths, ids);
+    writer.known(frozen, length);
+    at += length;
+    begin = at;
+  }
+  encode_unfrozen(piece.substr(begin), scratch, writer, lengths, ids);
+}
+
+// Words without unknown characters go through the cache.
+void CharacterPairEncoder::encode_unfrozen(std::string_view text, EncoderScratch& scratch,
+                                           FallbackWriter& writer, std::vector<size_t>* lengths,
+                                           std::vector<TokenId>& ids) const {
+  for (size_t begin = 0, end = 0; begin < text.size(); begin = end) {
+    end = next_cut(text, begin);
+    const std::string_view word = text.substr(begin, end - begin);
+    const bool cacheable = lengths == nullptr && (fallback_.has_bytes || fallback_.unknown == kNoToken);
+    const uint64_t hash = cacheable ? hash_bytes(word) : 0;
+    if (cacheable && scratch.cache.append(word, hash, ids)) continue;
+    const size_t before = ids.size();
+    encode_word(word, scratch, writer);
+    if (cacheable) scratch.cache.store(word, hash, {ids.data() + before, ids.size() - before});
+  }
+}
+
+void CharacterPairEncoder::encode_word(std::string_view word, EncoderScratch& scratch,
+                                       FallbackWriter& writer) const {
+  scratch.symbols.clear();
+  for (size_t at = 0; at < word.size();) {
+    const std::string_view character = word.substr(at, decode_utf8(word, at).length);
+    scratch.symbols.push_back(table_.find(character));
+    at += character.size();
+  }
+  scratch.merger.merge(merges_, scratch.symbols);
+  size_t at = 0;
+  for (const TokenId id : scratch.symbols) {
+    const size_t length = id == kNoToken ? decode_utf8(word, at).length : tokens_[id].size();
+    if (id < vocabulary_size_) {
+      writer.known(id, length);
+    } else {
+      writer.unknown(word.substr(at, length));
+    }
+    at += length;
+  }
+}
+
+}  // namespace pyllm::tokenizers

@@ -1,0 +1,61 @@
+// Pair encoding that starts from characters: SentencePiece's BPE (Llama 2, Mistral, Gemma) and what the
+// tokenizers package makes of it.
+//
+//   piece      ▁the▁cat🙂              cut before each marker ▁ where no token goes across: merges never see
+//   the border symbols    ▁ t h e | ▁ c a t ?      one for each character; ? has no token merges     ▁the |
+//   ▁cat ?            lowest rank first (highest score), of equal ranks the leftmost ids        ▁the ▁cat
+//   <0xF0> <0x9F> <0x99> <0x82>      what has no token becomes bytes, or the unknown token
+//
+// A text may be one piece of any length; cutting it gives back the words, which a cache then knows.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "double_array_trie.h"
+#include "fallback.h"
+#include "model.h"
+
+namespace pyllm::tokenizers {
+
+struct CharacterPairDefinition {
+  std::vector<std::string_view> tokens;  // by id
+  std::vector<bool> present;             // false where an id has no token
+  std::vector<bool> usable;              // false for tokens that text never gives: control tokens, bytes
+  std::vector<MergeRule> merges;         // unused if there are scores
+  std::vector<float> scores;    // by id: any two symbols merge that join to a token, the best score first
+  std::vector<TokenId> frozen;  // found before everything else and never merged: user-defined symbols
+  Fallback fallback;
+  bool ignore_merges = false;  // a piece that is a token is that token
+};
+
+class CharacterPairEncoder final : public Model {
+ public:
+  // Throws std::invalid_argument.
+  explicit CharacterPairEncoder(const CharacterPairDefinition& definition);
+
+  void encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& ids,
+                    std::vector<size_t>* lengths) const override;
+  const std::vector<MergeRule>& merges() const override { return rules_; }
+
+ private:
+  size_t next_cut(std::string_view piece, size_t begin) const;
+  void encode_unfrozen(std::string_view text, EncoderScratch& scratch, FallbackWriter& writer,
+                       std::vector<size_t>* lengths, std::vector<TokenId>& ids) const;
+  void encode_word(std::string_view word, EncoderScratch& scratch, FallbackWriter& writer) const;
+
+  size_t vocabulary_size_;  // larger ids are characters that have no token but take part in merges
+  TokenBytes tokens_;
+  TokenTable table_;
+  Fallback fallback_;
+  std::vector<MergeRule> rules_;
+  MergeTable merges_;
+  DoubleArrayTrie frozen_;
+  bool ignore_merges_;
+  bool can_cut_;
+  std::vector<uint32_t> before_marker_;  // characters after which some token goes on with a marker; sorted
+};
+
+}  // namespace pyllm::tokenizers

@@ -1,0 +1,62 @@
+#include "charsmap.h"
+
+#include <cstring>
+#include <stdexcept>
+
+namespace pyllm::tokenizers {
+namespace {
+
+constexpr uint32_t kIsLeaf = uint32_t{1} << 31;
+
+bool has_leaf(uint32_t unit) { return (unit >> 8 & 1) != 0; }
+uint32_t leaf_value(uint32_t unit) { return unit & ~kIsLeaf; }
+// A leaf carries its mark in the label, so it never equals a byte.
+uint32_t label(uint32_t unit) { return unit & (kIsLeaf | 0xFF); }
+uint32_t offset(uint32_t unit) { return unit >> 10 << ((unit & 1 << 9) >> 6); }
+
+}  // namespace
+
+Charsmap::Charsmap(std::string_view blob) {
+  if (blob.empty()) return;
+  const auto wrong = [](const char* what) {
+    return std::invalid_argument(std::string("precompiled_charsmap: ") + what);
+  };
+  uint32_t size = 0;
+  if (blob.size() < sizeof(size)) throw wrong("it is shorter than its header");
+  for (size_t i = 0; i < sizeof(size); ++i) {
+    size |= uint32_t{static_cast<unsigned char>(blob[i])} << 8 * i;
+  }
+  blob.remove_prefix(sizeof(size));
+  if (size > blob.size() || size % sizeof(uint32_t) != 0 || size == 0) {
+    throw wrong("the size of its trie does not fit");
+  }
+  for (size_t at = 0; at < size; at += sizeof(uint32_t)) {
+    uint32_t unit = 0;
+    for (size_t i = 0; i < sizeof(unit); ++i) {
+      unit |= uint32_t{static_cast<unsigned char>(blob[at + i])} << 8 * i;
+    }
+    units_.push_back(unit);
+  }
+  texts_ = blob.substr(size);
+  if (!texts_.empty() && texts_.back() != '\0') throw wrong("its last text does not end");
+}
+
+Charsmap::Match Charsmap::find(std::string_view text, bool shortest) const {
+  Match best;
+  if (units_.empty()) return best;
+  uint32_t node = offset(units_[0]);
+  for (size_t at = 0; at < text.size(); ++at) {
+    const uint32_t byte = static_cast<unsigned char>(text[at]);
+    node ^= byte;
+    if (node >= units_.size() || label(units_[node]) != byte) break;
+    const uint32_t unit = units_[node];
+    node ^= offset(unit);
+    if (!has_leaf(unit)) continue;
+    if (node >= units_.size() || leaf_value(units_[node]) >= texts_.size()) break;
+    best = {at + 1, texts_.c_str() + leaf_value(units_[node])};
+    if (shortest) break;
+  }
+  return best;
+}
+
+}  // namespace pyllm::tokenizers

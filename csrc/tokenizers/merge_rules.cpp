@@ -1,0 +1,44 @@
+#include "merge_rules.h"
+
+#include <stdexcept>
+#include <string>
+
+namespace pyllm::tokenizers {
+namespace {
+
+void check_merge(const TokenBytes& tokens, const MergeRule& rule) {
+  for (const TokenId id : {rule.left, rule.right, rule.merged}) {
+    if (!tokens.contains(id)) {
+      throw std::invalid_argument("merges: rank " + std::to_string(rule.rank) + " names id " +
+                                  std::to_string(id) + ", which has no token");
+    }
+  }
+  if (std::string(tokens[rule.left]).append(tokens[rule.right]) != tokens[rule.merged]) {
+    throw std::invalid_argument("merges: the two parts of rank " + std::to_string(rule.rank) +
+                                " do not join to its token, id " + std::to_string(rule.merged));
+  }
+}
+
+}  // namespace
+
+std::vector<MergeRule> checked_rules(const std::vector<MergeRule>& rules, const TokenBytes& tokens) {
+  for (const MergeRule& rule : rules) check_merge(tokens, rule);
+  return rules;
+}
+
+std::vector<MergeRule> rules_of_ranked_tokens(const TokenBytes& tokens, const TokenTable& table,
+                                              const std::vector<TokenId>& ids) {
+  std::vector<MergeRule> rules;
+  for (const TokenId id : ids) {
+    const std::string_view bytes = tokens[id];
+    for (size_t cut = 1; cut < bytes.size(); ++cut) {
+      const TokenId left = table.find(bytes.substr(0, cut));
+      if (left == kNoToken) continue;
+      const TokenId right = table.find(bytes.substr(cut));
+      if (right != kNoToken) rules.push_back({left, right, id, id});
+    }
+  }
+  return rules;
+}
+
+}  // namespace pyllm::tokenizers

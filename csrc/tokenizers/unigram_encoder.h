@@ -1,0 +1,58 @@
+// Unigram: of all ways to write a piece as tokens, the one whose scores (log-probabilities) sum to the most.
+//
+//   Viterbi      at every end the best way that leads there: its score and the length of its last token
+//
+//   piece        ▁ h e l l o
+//   best ends    0 1 2 3 4 5 6     from each start, in order, every token that begins there offers a way to
+//   its end
+//
+// One walk through the trie from each character: linear in the piece times the longest token. What no token
+// covers costs the lowest score minus 10 for each character, and is written as bytes or as the unknown token.
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+#include "double_array_trie.h"
+#include "fallback.h"
+#include "model.h"
+
+namespace pyllm::tokenizers {
+
+// Sums are rounded as the original does, so that ties and near-ties fall the same way.
+enum class UnigramArithmetic {
+  float32,  // sentencepiece
+  float64,  // tokenizers
+};
+
+struct UnigramDefinition {
+  std::vector<std::string_view> tokens;  // by id
+  std::vector<bool> usable;              // false for tokens that text never gives
+  std::vector<double> scores;
+  std::vector<TokenId> user_defined;  // always win against the tokens they are longer than
+  double lowest_score = 0;            // what unknown characters cost 10 more than
+  double highest_score = 0;
+  Fallback fallback;
+  UnigramArithmetic arithmetic = UnigramArithmetic::float32;
+};
+
+class UnigramEncoder final : public Model {
+ public:
+  // Throws std::invalid_argument.
+  explicit UnigramEncoder(const UnigramDefinition& definition);
+
+  void encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& ids,
+                    std::vector<size_t>* lengths) const override;
+
+ private:
+  void find_best_path(std::string_view piece, std::vector<PathNode>& path) const;
+  void offer(PathNode& node, double score, uint32_t length, TokenId id) const;
+
+  DoubleArrayTrie trie_;
+  std::vector<double> scores_;
+  Fallback fallback_;
+  double unknown_score_;
+  bool round_;
+};
+
+}  // namespace pyllm::tokenizers

@@ -1,0 +1,106 @@
+"""vocab.json (or encoder.json) and merges.txt (or vocab.bpe) side by side: GPT-2's form of byte-level BPE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pyllm.tokenizers.byte_alphabet import unspell
+from pyllm.tokenizers.definition import (
+    BYTE_LEVEL_DECODER,
+    AddedToken,
+    BytePairs,
+    Step,
+    TokenizerDefinition,
+    merge_ids,
+    pattern_step,
+    tokens_by_id,
+)
+from pyllm.tokenizers.files import expect, read_json
+from pyllm.tokenizers.patterns import canonical_pattern
+
+NAMES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+# tokenizer_class -> pattern, NFC, ids around the text by name.
+_CLASSES: dict[str, tuple[str, bool, str | None, str | None]] = {
+    "GPT2Tokenizer": ("gpt2", False, None, None),
+    "GPT2TokenizerFast": ("gpt2", False, None, None),
+    "Qwen2Tokenizer": ("qwen2", True, None, None),
+    "Qwen2TokenizerFast": ("qwen2", True, None, None),
+    "RobertaTokenizer": ("gpt2", False, "<s>", "</s>"),
+    "RobertaTokenizerFast": ("gpt2", False, "<s>", "</s>"),
+}
+_KNOWN_SPECIAL = ("<|endoftext|>", "<s>", "</s>", "<pad>", "<unk>", "<mask>")
+
+
+def load_vocabulary_and_merges(path: Path, pattern: str | None = None) -> TokenizerDefinition:
+    """Reads either of the two files and the other one beside it.
+
+    The pretokenizer is GPT-2's unless `pattern` or the tokenizer_class of a tokenizer_config.json says otherwise.
+    Raises ValueError for a damaged file, a missing one, and a tokenizer_class that is not known.
+    """
+    names = next(pair for pair in NAMES if path.name in pair)
+    vocabulary_file, merges_file = (path.parent / name for name in names)
+    for file in (vocabulary_file, merges_file):
+        if not file.is_file():
+            raise ValueError(f"{path}: {file.name} is missing beside it")
+    config_file = path.parent / "tokenizer_config.json"
+    config = read_json(config_file) if config_file.is_file() else {}
+    kind = config.get("tokenizer_class", "GPT2Tokenizer")
+    if kind not in _CLASSES and pattern is None:
+        raise ValueError(f"{config_file}: tokenizer_class {kind!r} is not known here; pass pattern=")
+    vocabulary = read_json(vocabulary_file)
+    try:
+        return _definition(vocabulary, merges_file, config, pattern)
+    except ValueError as error:
+        raise ValueError(f"{vocabulary_file}: {error}") from error
+
+
+def _definition(
+    vocabulary: dict[str, Any], merges_file: Path, config: dict[str, Any], pattern: str | None
+) -> TokenizerDefinition:
+    known, nfc, first, last = _CLASSES.get(str(config.get("tokenizer_class")), ("gpt2", False, None, None))
+    for spelling, token_id in vocabulary.items():
+        expect(token_id, int, f"the id of {spelling!r}")
+    added = _added_tokens(vocabulary, config)
+    contents = {token.content for token in added}
+    numbered = {
+        i: spelling.encode() if spelling in contents else unspell(spelling)
+        for spelling, i in vocabulary.items()
+    }
+    numbered.update({token.id: token.content.encode() for token in added})
+    lines = merges_file.read_text(encoding="utf-8").split("\n")
+    merges = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
+    normalizers: tuple[Step, ...] = ({"type": "NFC"},) if nfc else ()
+    eos = config.get("eos_token", "<|endoftext|>")
+    eos = eos.get("content") if isinstance(eos, dict) else eos
+    return TokenizerDefinition(
+        tokens=tokens_by_id(numbered, "vocabulary"),
+        model=BytePairs(merge_ids(merges, vocabulary, merges_file.name)),
+        normalizers=normalizers,
+        pre_tokenizers=(pattern_step(canonical_pattern(pattern or known)),),
+        decoders=(BYTE_LEVEL_DECODER,),
+        added_tokens=added,
+        prefix_ids=(vocabulary[first],) if first in vocabulary else (),
+        suffix_ids=(vocabulary[last],) if last in vocabulary else (),
+        bos_token=first if first in vocabulary else None,
+        eos_token=eos if eos in contents else None,
+    )
+
+
+def _added_tokens(vocabulary: dict[str, Any], config: dict[str, Any]) -> list[AddedToken]:
+    """Those that tokenizer_config.json lists; without it the well-known ones of the vocabulary."""
+    listed = config.get("added_tokens_decoder")
+    if listed is None:
+        return [AddedToken(name, vocabulary[name]) for name in _KNOWN_SPECIAL if name in vocabulary]
+    added = []
+    flags = ("special", "lstrip", "rstrip", "single_word", "normalized")
+    for key, entry in expect(listed, dict, "added_tokens_decoder").items():
+        fields = expect(entry, dict, "added_tokens_decoder")
+        if not key.isdecimal():
+            raise ValueError(f"added_tokens_decoder: expected an id, got {key!r}")
+        values = {
+            flag: expect(fields.get(flag, False), bool, f"added_tokens_decoder: {flag}") for flag in flags
+        }
+        content = expect(fields.get("content"), str, "added_tokens_decoder: content")
+        added.append(AddedToken(content, int(key), **values))
+    return added
