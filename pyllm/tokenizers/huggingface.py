@@ -28,7 +28,7 @@ from pyllm.tokenizers.definition import (
     pattern_step,
     tokens_by_id,
 )
-from pyllm.tokenizers.files import expect, read_json
+from pyllm.tokenizers.files import expect, parse_float_in_two_roundings, read_json
 from pyllm.tokenizers.patterns import canonical_pattern
 from pyllm.tokenizers.post_processors import read_surroundings
 
@@ -49,7 +49,7 @@ def load_tokenizer_json(path: Path, pattern: str | None = None) -> TokenizerDefi
     A file of that very name takes bos, eos and chat template from tokenizer_config.json and chat_template.jinja beside
     it. Raises ValueError for a damaged file and for a model, normalizer or pretokenizer that is not supported.
     """
-    document = read_json(path)
+    document = read_json(path, parse_float_in_two_roundings)
     try:
         definition = _definition(document, pattern)
         beside = _read_config(path.parent) if path.name == "tokenizer.json" else _TokenizerConfig()
