@@ -166,6 +166,26 @@ class Tokenizer:
         prefix, suffix = self._definition.prefix_ids, self._definition.suffix_ids
         return np.concatenate([np.array(prefix, np.uint32), ids, np.array(suffix, np.uint32)])
 
+    def encode_with_offsets(
+        self,
+        text: str | bytes,
+        *,
+        unit: Literal["characters", "bytes"] = "characters",
+        allowed_special: Specials = (),
+        disallowed_special: Specials = "all",
+    ) -> tuple[list[int], np.ndarray]:
+        """The ids, and for each where in the text it comes from: an array (tokens, 2) int64 of begin and end.
+
+        unit: what begin and end count: characters of the text or bytes of its UTF-8. A character that is spread over
+        several tokens belongs to each of them in full. What normalizers change keeps the place of what it was; a space
+        that they put in front has the place of the first character. Neither truncated nor trimmed.
+        """
+        if unit not in ("characters", "bytes"):
+            raise ValueError(f"unit: expected 'characters' or 'bytes', got {unit!r}")
+        options = self._checked_options([text], allowed_special, disallowed_special)
+        ids, offsets = self._encoding.encode_with_offsets(text, options)
+        return ids, offsets if unit == "bytes" else _in_characters(offsets, text)
+
     def count(
         self,
         text: str | bytes,
@@ -338,6 +358,16 @@ class Tokenizer:
         if unknown:
             raise ValueError(f"{argument}: {sorted(unknown)} are not special tokens of this tokenizer")
         return chosen
+
+
+def _in_characters(offsets: np.ndarray, text: str | bytes) -> np.ndarray:
+    """Byte offsets as character offsets; a part of a character counts as all of it."""
+    if isinstance(text, str):
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+    starts = (np.frombuffer(text, np.uint8) & 0xC0) != 0x80
+    before = np.concatenate([[0], np.cumsum(starts)])  # characters that start before each byte
+    begin = before[np.minimum(offsets[:, 0] + 1, len(starts))] - (offsets[:, 0] < len(starts))
+    return np.stack([begin, before[offsets[:, 1]]], axis=1).astype(np.int64)
 
 
 def _as_list(ids: Iterable[int]) -> list[int]:

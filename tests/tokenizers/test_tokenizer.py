@@ -231,3 +231,21 @@ def test_works_without_torch() -> None:
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_offsets_in_characters_and_bytes() -> None:
+    trained = Tokenizer.train(["hello world\n" * 9], 280, special_tokens=["<s>"])
+    text = "<s>hé🤗llo"
+    ids, characters = trained.encode_with_offsets(text, allowed_special="all")
+    again, in_bytes = trained.encode_with_offsets(text, unit="bytes", allowed_special="all")
+    assert ids == again == trained.encode(text, allowed_special="all")
+    assert characters[0].tolist() == in_bytes[0].tolist() == [0, 3]
+    pieces = [text.encode()[begin:end] for begin, end in in_bytes.tolist()]
+    assert pieces == [trained.decode_bytes([token_id]) for token_id in ids]
+    for (begin, end), piece in zip(characters.tolist(), pieces, strict=True):
+        assert piece in text[begin:end].encode()
+    empty, none = trained.encode_with_offsets("")
+    assert empty == []
+    assert none.shape == (0, 2)
+    with pytest.raises(ValueError, match="unit"):
+        trained.encode_with_offsets("a", unit="words")  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 import zipfile
 from functools import lru_cache
 from itertools import chain
@@ -209,6 +210,16 @@ def test_made_up_strings_equal_sentencepiece(name: str, text: str) -> None:
     assert ours.encode(text) == expected
     if "▁" not in text:  # sentencepiece drops markers at the start even if they are several tokens
         assert ours.decode(expected) == theirs.decode(expected)
+
+
+def test_offsets_equal_tokenizers() -> None:
+    ours, theirs = pair("minilm")
+    for text in ("Hello, world!  Ünïcödé①  世界 a\u00a0b", *declarations().values()):
+        text = unicodedata.normalize("NFC", text[:FAST_CHARACTERS])  # composing loses offsets there
+        ids, offsets = ours.encode_with_offsets(text, allowed_special="all")
+        expected = theirs.encode(text, add_special_tokens=False)
+        assert ids == expected.ids
+        assert offsets.tolist() == [list(offset) for offset in expected.offsets]
 
 
 CODE_POINTS = [*range(0xD800), *range(0xE000, 0x110000)]
