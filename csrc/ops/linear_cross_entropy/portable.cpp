@@ -172,6 +172,20 @@ void bias_gradient(const Workspace<T>& w, int64_t column, int64_t columns) {
   from_float(sums, static_cast<T*>(w.b.grad_bias) + column, columns);
 }
 
+// grad_x (+)= g^T * block for the tokens of the group that begins at `t`.
+template <class T>
+void add_grad_x(const Workspace<T>& w, int64_t column, int64_t columns, int64_t t) {
+  const int64_t hidden = w.p.hidden, count = smaller(kGroup, w.rows.count - t);
+  const float* tile = w.tiles.get() + t * kBlock;
+  for (int64_t v = 0; v < columns; v += kGradXDepth) {
+    for (int64_t k = 0; k < hidden; k += kPanel) {
+      const float* panel = w.weight.get() + k * columns + v * kPanel;
+      multiply_grad_x(tile + v * kGroup, kGroup, count, smaller(kGradXDepth, columns - v), panel, {panel, 0},
+                      smaller(kPanel, hidden - k), column + v == 0, w.grad_x.get() + t * hidden + k, hidden);
+    }
+  }
+}
+
 // What follows from the block's g.
 template <class T>
 void use_gradients(const Workspace<T>& w, int64_t column, int64_t columns) {
@@ -188,12 +202,7 @@ void use_gradients(const Workspace<T>& w, int64_t column, int64_t columns) {
         weight_gradient<T>(w, column, columns, k, smaller(kSlice, hidden - k), x.get(), sums.get());
       } else if (task < slices + groups) {
         const int64_t t = (task - slices) * kGroup;
-        const float* tile = w.tiles.get() + t * kBlock;
-        for (int64_t k = 0; k < hidden; k += kPanel) {
-          const float* panel = w.weight.get() + k * columns;
-          multiply_grad_x(tile, kGroup, smaller(kGroup, count - t), columns, panel, {panel, 0},
-                          smaller(kPanel, hidden - k), column == 0, w.grad_x.get() + t * hidden + k, hidden);
-        }
+        add_grad_x<T>(w, column, columns, t);
       } else {
         bias_gradient<T>(w, column, columns);
       }

@@ -154,11 +154,15 @@ std::vector<Coefficients> coefficients(const Workspace& w, int64_t first, int64_
 void add_grad_x(const Workspace& w, const Tile& tile, float* panel, bool first, float* grad_x) {
   const int64_t hidden = w.p.hidden;
   const float* block = static_cast<const float*>(w.p.weight) + tile.column * hidden;
-  for (int64_t k = 0; k < hidden; k += kPanel) {
-    pack_panel<kPanel>(block + k, hidden, 1, tile.columns, smaller(kPanel, hidden - k), panel);
-    const float* next = k + kPanel < hidden ? block + k + kPanel : block;
-    multiply_grad_x(tile.l, tile.stride, tile.count, tile.columns, panel, {next, hidden},
-                    smaller(kPanel, hidden - k), first, grad_x + k, hidden);
+  for (int64_t v = 0; v < tile.columns; v += kGradXDepth) {
+    const int64_t depth = smaller(kGradXDepth, tile.columns - v);
+    for (int64_t k = 0; k < hidden; k += kPanel) {
+      const float* from = block + v * hidden + k;
+      pack_panel<kPanel>(from, hidden, 1, depth, smaller(kPanel, hidden - k), panel);
+      const float* next = k + kPanel < hidden ? from + kPanel : block;
+      multiply_grad_x(tile.l + v * tile.stride, tile.stride, tile.count, depth, panel, {next, hidden},
+                      smaller(kPanel, hidden - k), first && v == 0, grad_x + k, hidden);
+    }
   }
 }
 
@@ -183,7 +187,7 @@ void use_logits(const Workspace& w, int64_t first, int64_t count) {
   const auto lanes = lanes_of(c.data(), count);
   Tasks tasks(smaller(kRuns, w.blocks));
   parallel_for(0, tasks.count, 1, [&](int64_t, int64_t) {
-    const auto panel = make_aligned<float>(kBlock * kPanel);
+    const auto panel = make_aligned<float>(kGradXDepth * kPanel);
     for (int64_t run; tasks.take(run);) {
       const int64_t begin = run * w.blocks / tasks.count, end = (run + 1) * w.blocks / tasks.count;
       for (int64_t block = begin; block < end; ++block) {

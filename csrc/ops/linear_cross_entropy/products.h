@@ -134,6 +134,11 @@ inline void add_tile(const Sums& sums, int64_t rows, int64_t columns, bool first
   }
 }
 
+// Columns of the vocabulary that a chain of grad_x takes: a panel of so many rows is 12 KB and stays in the
+// first-level cache beside the tile's lines, of which every k needs another.
+constexpr int64_t kGradXDepth = 96;
+static_assert(kBlock % kGradXDepth == 0);
+
 // `width` columns of the tokens' grad_x (+)= tile^T * one panel of weight. Each tile of sums asks for its
 // share of the panel that is packed next.
 [[maybe_unused]] inline void multiply_grad_x(const float* tile, int64_t stride, int64_t tokens,
