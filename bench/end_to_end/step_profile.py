@@ -130,6 +130,7 @@ _FLOPS: dict[str, Callable[[Shapes], float]] = {
     "attention": lambda shapes: _attention(shapes, 2),
     "attention_backward": lambda shapes: _attention(shapes, 4),
     "linear_cross_entropy": lambda shapes: _loss(shapes, 1),
+    "linear_cross_entropy_fused": lambda shapes: _loss(shapes, 3),
     "linear_cross_entropy_backward": lambda shapes: _loss(shapes, 2),
 }
 
