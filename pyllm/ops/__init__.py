@@ -1,6 +1,6 @@
 """Fused operators: each has compiled kernels, a plain-torch reference, a fake kernel, autograd and an autocast rule."""
 
-from pyllm.ops.adamw import adamw_step
+from pyllm.ops.adamw import adamw_step, adamw_steps
 from pyllm.ops.attention import attention
 from pyllm.ops.gradient_norm import gradient_norm
 from pyllm.ops.layer_norm import layer_norm
@@ -16,6 +16,7 @@ from pyllm.ops.swiglu import glu, swiglu
 __all__ = [
     "PagedKVCache",
     "adamw_step",
+    "adamw_steps",
     "attention",
     "glu",
     "gradient_norm",

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllm.ops import adamw_step
+from pyllm.ops import _library, adamw_step, adamw_steps
 from pyllm.ops.adamw import adamw_step_reference
 from tests.ops.numerics import assert_as_accurate, assert_same_bits_at_any_thread_count
 
@@ -93,10 +93,55 @@ def test_strided_gradient(isa: str) -> None:
 
 
 def test_opcheck() -> None:
-    numbers = (0.02, 0.9, 0.99, 1e-6, 0.1, 3, 1.0)
+    numbers = ([3], [], 0.02, 0.9, 0.99, 1e-6, 0.1, 1.0)
     for dtype, master in ((torch.float32, False), (torch.bfloat16, True)):
-        arguments = (*tensors((4, 5), dtype, master), *numbers)
-        torch.library.opcheck(torch.ops.pyllm.adamw_step_.default, arguments)
+        lists = [[] if t is None else [t] for t in tensors((4, 5), dtype, master)]
+        torch.library.opcheck(torch.ops.pyllm.adamw_step_.default, (*lists, *numbers))
+
+
+def test_many_tensors_are_one_after_another(isa: str) -> None:
+    shapes = [(3,), (0,), (200, 301), (16384,), (5, 7)]
+    states = [tensors(shape, torch.bfloat16, True, seed) for seed, shape in enumerate(shapes)]
+    expected = [run(adamw_step, state, step=i + 1) for i, state in enumerate(states)]
+    params, grads, exp_avgs, exp_avg_sqs, masters = zip(*states, strict=True)
+    steps = range(1, len(shapes) + 1)
+    adamw_steps(params, grads, exp_avgs, exp_avg_sqs, **OPTIONS, steps=steps, grad_scale=0.5, masters=masters)
+    for mine, best in zip(zip(params, exp_avgs, exp_avg_sqs, masters, strict=True), expected, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine, best, strict=True))
+    with pytest.raises(ValueError, match="one entry for each of 5 params"):
+        adamw_steps(params, grads[:2], exp_avgs, exp_avg_sqs, **OPTIONS, steps=steps)
+
+
+def rounded(value: float, count: int, seed: int, step: int) -> torch.Tensor:
+    """`count` bfloat16 zeros after a step that makes each of them `value`, rounded stochastically."""
+    param, moments = torch.zeros(count, dtype=torch.bfloat16), torch.zeros(2, count)
+    options = {"betas": (0.0, 0.0), "eps": 0.0, "weight_decay": 0.0}
+    grad = torch.ones_like(param)
+    adamw_step(param, grad, *moments, lr=-value, **options, step=step, rounding_seed=seed)
+    return param
+
+
+def test_stochastic_rounding_is_right_on_average(isa: str) -> None:
+    value = 1 + 0.3 / 128  # 0.3 of the way from 1 to the next bfloat16
+    found = rounded(value, 40_000, seed=5, step=1)
+    assert set(found.tolist()) == {1.0, 1.0078125}
+    share = (found > 1).double().mean().item()
+    assert abs(share - 0.3) < 5 * (0.3 * 0.7 / 40_000) ** 0.5
+    assert set(rounded(1.5, 1000, seed=5, step=1).tolist()) == {1.5}
+    assert rounded(float("nan"), 300, seed=5, step=1).isnan().all()
+
+
+def test_stochastic_rounding_depends_on_seed_step_and_place_alone(isa: str) -> None:
+    value = 1 + 0.3 / 128
+    whole = rounded(value, 40_000, seed=5, step=2)
+    assert torch.equal(rounded(value, 700, seed=5, step=2), whole[:700])
+    assert not torch.equal(rounded(value, 40_000, seed=6, step=2), whole)
+    assert not torch.equal(rounded(value, 40_000, seed=5, step=3), whole)
+    assert_same_bits_at_any_thread_count(lambda: [rounded(value, 40_000, seed=5, step=2)])
+    with _library.forced_isa("scalar"):
+        assert torch.equal(rounded(value, 40_000, seed=5, step=2), whole)
+    with pytest.raises(TypeError, match="rounding_seed is for bfloat16"):
+        adamw_step(*tensors((3,), torch.float32, False)[:4], **OPTIONS, step=1, rounding_seed=0)
 
 
 def test_compiles_with_dynamic_shapes() -> None:

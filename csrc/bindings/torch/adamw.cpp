@@ -1,6 +1,6 @@
 #include "ops/adamw/adamw.h"
 
-#include <optional>
+#include <vector>
 
 #include "bindings/torch/tensor.h"
 
@@ -16,40 +16,63 @@ void check_state(const Tensor& param, const Tensor& state, const char* argument)
         std::string(argument) + " must have the accumulator dtype of param");
 }
 
-void adamw_step_(Tensor param, const Tensor& grad_any, Tensor exp_avg, Tensor exp_avg_sq,
-                 std::optional<Tensor> master, double lr, double beta1, double beta2, double eps,
-                 double weight_decay, int64_t step, double grad_scale) {
+using Tensors = std::vector<Tensor>;
+
+void check_lengths(const Tensors& params, size_t length, const char* argument) {
+  check(length == params.size(), kOp, std::string(argument) + " must have one entry per param");
+}
+
+void check_entry(const Tensor& param, const Tensor& grad, const Tensor& exp_avg, const Tensor& exp_avg_sq) {
   check(param.is_contiguous(), kOp, "param must be contiguous");
-  check_same_shape(param, grad_any, kOp, "grad");
-  check_same_dtype(param, grad_any, kOp, "grad");
+  check_same_shape(param, grad, kOp, "grad");
+  check_same_dtype(param, grad, kOp, "grad");
   check_state(param, exp_avg, "exp_avg");
   check_state(param, exp_avg_sq, "exp_avg_sq");
-  if (master) check_state(param, *master, "master");
-  check(step >= 1, kOp, "step must be at least 1");
-  const Tensor grad = dense(grad_any);
-  pyllm::adamw::step({.dtype = dtype_of(param, kOp, "param"),
-                      .count = param.numel(),
-                      .param = param.mutable_data_ptr(),
-                      .grad = grad.const_data_ptr(),
-                      .exp_avg = exp_avg.mutable_data_ptr(),
-                      .exp_avg_sq = exp_avg_sq.mutable_data_ptr(),
-                      .master = master ? master->mutable_data_ptr() : nullptr,
-                      .lr = lr,
-                      .beta1 = beta1,
-                      .beta2 = beta2,
-                      .eps = eps,
-                      .weight_decay = weight_decay,
-                      .grad_scale = grad_scale,
-                      .step = step});
+}
+
+// masters and rounding_seeds are empty or have an entry for every param.
+void adamw_step_(Tensors params, Tensors grads, Tensors exp_avgs, Tensors exp_avg_sqs, Tensors masters,
+                 std::vector<int64_t> steps, std::vector<int64_t> rounding_seeds, double lr, double beta1,
+                 double beta2, double eps, double weight_decay, double grad_scale) {
+  check_lengths(params, grads.size(), "grads");
+  check_lengths(params, exp_avgs.size(), "exp_avgs");
+  check_lengths(params, exp_avg_sqs.size(), "exp_avg_sqs");
+  check_lengths(params, steps.size(), "steps");
+  if (!masters.empty()) check_lengths(params, masters.size(), "masters");
+  if (!rounding_seeds.empty()) check_lengths(params, rounding_seeds.size(), "rounding_seeds");
+  std::vector<pyllm::adamw::Step> work;
+  for (size_t i = 0; i < params.size(); ++i) {
+    check_entry(params[i], grads[i], exp_avgs[i], exp_avg_sqs[i]);
+    if (!masters.empty()) check_state(params[i], masters[i], "master");
+    check(steps[i] >= 1, kOp, "steps must be at least 1");
+    grads[i] = dense(grads[i]);
+    work.push_back({.dtype = dtype_of(params[i], kOp, "param"),
+                    .count = params[i].numel(),
+                    .param = params[i].mutable_data_ptr(),
+                    .grad = grads[i].const_data_ptr(),
+                    .exp_avg = exp_avgs[i].mutable_data_ptr(),
+                    .exp_avg_sq = exp_avg_sqs[i].mutable_data_ptr(),
+                    .master = masters.empty() ? nullptr : masters[i].mutable_data_ptr(),
+                    .lr = lr,
+                    .beta1 = beta1,
+                    .beta2 = beta2,
+                    .eps = eps,
+                    .weight_decay = weight_decay,
+                    .grad_scale = grad_scale,
+                    .step = steps[i],
+                    .stochastic = !rounding_seeds.empty(),
+                    .seed = rounding_seeds.empty() ? 0 : static_cast<uint64_t>(rounding_seeds[i])});
+  }
+  pyllm::adamw::run(work.data(), static_cast<int64_t>(work.size()));
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
   m.def(
-      "adamw_step_(Tensor(a!) param, Tensor grad, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, "
-      "Tensor(d!)? master, float lr, float beta1, float beta2, float eps, float weight_decay, int step, "
-      "float grad_scale) -> ()");
+      "adamw_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
+      "Tensor(d!)[] masters, int[] steps, int[] rounding_seeds, float lr, float beta1, float beta2, "
+      "float eps, float weight_decay, float grad_scale) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) { m.impl("adamw_step_", TORCH_BOX(&adamw_step_)); }

@@ -1,6 +1,9 @@
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "core/levels.h"
+#include "core/parallel.h"
 #include "ops/adamw/adamw.h"
 
 namespace pyllm::adamw {
@@ -9,25 +12,42 @@ PYLLM_DECLARE_PORTABLE(Kernels, kernels);
 
 namespace {
 
-// Doubles always run the reference.
-const Kernels& kernels_for(DType dtype) {
-  static constexpr Levels<Kernels> kLevels = {.scalar = &kernels_scalar, PYLLM_PORTABLE_LEVELS(kernels)};
-  return dtype == DType::f64 ? kernels_scalar : kLevels.active();
+Constants constants_of(const Step& s) {
+  const double steps = static_cast<double>(s.step);
+  return {.keep_m = s.beta1,
+          .take_m = 1 - s.beta1,
+          .keep_v = s.beta2,
+          .take_v = 1 - s.beta2,
+          .decay = 1 - s.lr * s.weight_decay,
+          .step_size = s.lr / (1 - std::pow(s.beta1, steps)),
+          .inverse_root_v = 1 / std::sqrt(1 - std::pow(s.beta2, steps)),
+          .eps = s.eps,
+          .grad_scale = s.grad_scale};
 }
 
 }  // namespace
 
-void step(const Step& s) {
-  const double steps = static_cast<double>(s.step);
-  kernels_for(s.dtype).step(s, {.keep_m = s.beta1,
-                                .take_m = 1 - s.beta1,
-                                .keep_v = s.beta2,
-                                .take_v = 1 - s.beta2,
-                                .decay = 1 - s.lr * s.weight_decay,
-                                .step_size = s.lr / (1 - std::pow(s.beta1, steps)),
-                                .inverse_root_v = 1 / std::sqrt(1 - std::pow(s.beta2, steps)),
-                                .eps = s.eps,
-                                .grad_scale = s.grad_scale});
+void run(const Step* steps, int64_t count) {
+  static constexpr Levels<Kernels> kLevels = {.scalar = &kernels_scalar, PYLLM_PORTABLE_LEVELS(kernels)};
+  const Kernels& active = kLevels.active();
+  std::vector<Constants> constants;
+  std::vector<int64_t> ends;  // chunks of a tensor and of those before it
+  int64_t chunks = 0;
+  for (const Step* s = steps; s != steps + count; ++s) {
+    constants.push_back(constants_of(*s));
+    ends.push_back(chunks += (s->count + kChunk - 1) / kChunk);
+  }
+  parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+    auto tensor = static_cast<size_t>(std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin());
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      while (ends[tensor] <= chunk) ++tensor;
+      const Step& s = steps[tensor];
+      const int64_t first = (chunk - (tensor ? ends[tensor - 1] : 0)) * kChunk;
+      // Doubles always run the reference.
+      const Kernels& kernels = s.dtype == DType::f64 ? kernels_scalar : active;
+      kernels.run(s, constants[tensor], first, std::min(kChunk, s.count - first));
+    }
+  });
 }
 
 }  // namespace pyllm::adamw

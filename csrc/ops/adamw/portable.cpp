@@ -1,17 +1,18 @@
 // Elementwise, so memory sets the speed: every array passes once, one vector at a time.
 #include "core/levels.h"
-#include "core/parallel.h"
 #include "core/vec.h"
 #include "ops/adamw/adamw.h"
+#include "ops/adamw/noise.h"
 
 namespace pyllm::adamw {
 namespace {
 
-constexpr int64_t kGrain = 16384;  // elements: about 450 KB of traffic, enough to pay for a fork
+static_assert(kChunk % kNoiseGroup == 0);
 
-template <class T>
-void step_range(const Step& s, const Constants& c, int64_t begin, int64_t count) {
-  T* param = static_cast<T*>(s.param) + begin;
+// `out` takes the new parameters: their place, or floats still to be rounded.
+template <class T, class Out>
+void step_range(const Step& s, const Constants& c, int64_t begin, int64_t count, Out* out) {
+  const T* param = static_cast<const T*>(s.param) + begin;
   const T* grad = static_cast<const T*>(s.grad) + begin;
   float* exp_avg = static_cast<float*>(s.exp_avg) + begin;
   float* exp_avg_sq = static_cast<float*>(s.exp_avg_sq) + begin;
@@ -30,25 +31,38 @@ void step_range(const Step& s, const Constants& c, int64_t begin, int64_t count)
     store_lanes(exp_avg + i, m, lanes);
     store_lanes(exp_avg_sq + i, v, lanes);
     if (master) store_lanes(master + i, updated, lanes);
-    store_lanes(param + i, updated, lanes);
+    store_lanes(out + i, updated, lanes);
   });
 }
 
-template <class T>
-void step_as(const Step& s, const Constants& c) {
-  parallel_for(0, s.count, kGrain,
-               [&](int64_t begin, int64_t end) { step_range<T>(s, c, begin, end - begin); });
+void step_stochastically(const Step& s, const Constants& c, int64_t begin, int64_t count) {
+  alignas(64) float updated[kNoiseGroup];
+  alignas(64) uint32_t noise[kNoiseGroup];
+  for (int64_t first = begin; first < begin + count; first += kNoiseGroup) {
+    const int64_t rest = begin + count - first, elements = rest < kNoiseGroup ? rest : kNoiseGroup;
+    step_range<bfloat16>(s, c, first, elements, updated);
+    fill_noise(s.seed, s.step, first / kNoiseGroup, noise);
+    bfloat16* param = static_cast<bfloat16*>(s.param) + first;
+    for (int64_t i = 0; i < elements; ++i) param[i] = round_stochastically(updated[i], noise[i]);
+  }
 }
 
-void run_step(const Step& s, const Constants& c) {
-  if (s.dtype == DType::f32) step_as<float>(s, c);
-  if (s.dtype == DType::bf16) step_as<bfloat16>(s, c);
-  if (s.dtype == DType::f16) step_as<float16>(s, c);
+template <class T>
+void step_in_place(const Step& s, const Constants& c, int64_t begin, int64_t count) {
+  step_range<T>(s, c, begin, count, static_cast<T*>(s.param) + begin);
+}
+
+void run(const Step& s, const Constants& c, int64_t begin, int64_t count) {
+  if (s.dtype == DType::f32) step_in_place<float>(s, c, begin, count);
+  if (s.dtype == DType::f16) step_in_place<float16>(s, c, begin, count);
+  if (s.dtype == DType::bf16) {
+    (s.stochastic ? step_stochastically : step_in_place<bfloat16>)(s, c, begin, count);
+  }
 }
 
 }  // namespace
 
 extern const Kernels PYLLM_LEVEL_TABLE(kernels);
-const Kernels PYLLM_LEVEL_TABLE(kernels) = {run_step};
+const Kernels PYLLM_LEVEL_TABLE(kernels) = {run};
 
 }  // namespace pyllm::adamw
