@@ -88,8 +88,8 @@ def _model(
             "byte_fallback": bool(model.byte_ids),
         }
     characters = model if isinstance(model, CharacterPairs) else CharacterPairs(None, fuse_unk=False)
-    if model is characters and model.merges is None:
-        raise ValueError("save: tokenizer.json cannot hold a BPE by scores; it needs a list of merges")
+    if merges.size and int(merges.max()) >= len(definition.tokens):
+        raise ValueError("save: tokenizer.json cannot hold merges of characters that are no tokens")
     return {
         "type": "BPE",
         "dropout": None,
@@ -98,7 +98,7 @@ def _model(
         "end_of_word_suffix": None,
         "fuse_unk": characters.fuse_unk,
         "byte_fallback": bool(characters.byte_ids),
-        "ignore_merges": model.ignore_merges or model.merges is None,
+        "ignore_merges": model.ignore_merges or (isinstance(model, BytePairs) and model.merges is None),
         "vocab": vocabulary,
         "merges": [[spellings[left], spellings[right]] for left, right, _ in merges.tolist()],
     }

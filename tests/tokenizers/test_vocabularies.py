@@ -263,6 +263,17 @@ def test_saved_tokenizer_json_is_the_same_tokenizer(tmp_path: Any) -> None:
             assert again.encode(text).ids == theirs.encode(text).ids
 
 
+def test_scores_are_saved_as_merges(tmp_path: Any) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    ours = Tokenizer.from_file(asset(_GGUF.format("llama-spm")))
+    ours.save(tmp_path / "x.json")
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "x.json"))
+    for text in [*naughty_strings(), *(text[:FAST_CHARACTERS] for text in declarations().values())]:
+        ids = theirs.encode(text).ids
+        assert ours.encode(text, allowed_special="all", add_special_tokens=True) == ids
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=False)
+
+
 def test_damaged_sentencepiece_files(tmp_path: Any) -> None:
     content = asset("sentencepiece/test_model.model").read_bytes()
     file = tmp_path / "x.model"
