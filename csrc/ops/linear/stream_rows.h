@@ -26,15 +26,17 @@ constexpr int64_t kMostPart = 2048, kLeastPart = 256;
 constexpr int64_t kPartStep = 32;
 constexpr int64_t kStreamTasks = 4;
 
-// `count` terms of one chain, whose rows of right are `step` apart: chain += left * right for Rows rows.
+// `count` terms of one chain, whose rows of right are `step` apart: chain += left * right for Rows rows. The
+// next chain's rows, each `row` behind one of these, are asked for.
 template <int Rows, class T>
-void stream_terms(const float* left, const T* right, int64_t step, int64_t left_step, int count,
+void stream_terms(const float* left, const T* right, int64_t row, int64_t step, int64_t left_step, int count,
                   int64_t width, float* chain, int64_t part) {
   for_each_vec(width, [&](int64_t n, int64_t lanes) {
     Vec sum[Rows];
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) sum[r] = load(chain + r * part + n);
     const auto add = [&](int term) {
+      __builtin_prefetch(right + term * step + n + row);
       const Vec w = load_lanes(right + term * step + n, lanes);
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; ++r) sum[r] = fma(set1(left[term * left_step + r]), w, sum[r]);
@@ -63,7 +65,7 @@ void stream_block(const Product& p, const float* left, const Chains& chains, int
       const int64_t k = j * between + i * chains.stride;
       const int64_t terms = smaller(smaller(chains.length - i, kTerms), ceil_div(rest - k, chains.stride));
       if (terms <= 0) continue;
-      stream_terms<Rows>(left + (first + k) * Rows, at<T>(p.right, column, first + k),
+      stream_terms<Rows>(left + (first + k) * Rows, at<T>(p.right, column, first + k), p.right.stride_k,
                          chains.stride * p.right.stride_k, chains.stride * Rows, static_cast<int>(terms),
                          width, open + j * Rows * part, part);
     }
