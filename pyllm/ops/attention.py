@@ -86,13 +86,13 @@ def attention(
     seed = torch.randint(0, 2**62, (), dtype=torch.int64) if dropout_p > 0 else None
     masks = (attn_mask, sink_logits, alibi_slopes, prefix, kv_lengths, cu_seqlens_q, cu_seqlens_k, seed)
     numbers = (is_causal, scale, window, sink_tokens, softcap, dropout_p)
-    if not _library.has_kernels(q):
+    if not _library.runs_kernels(q):
         out, lse = attention_reference(q, k, v, *masks, *numbers)
     elif cu_seqlens_q is None:
-        out, lse = torch.ops.pyllm.attention.default(q, k, v, *masks, *numbers)
+        out, lse = _library.call(torch.ops.pyllm.attention.default, q, k, v, *masks, *numbers)
     else:
         q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
-        out, lse = torch.ops.pyllm.attention.default(q, k, v, *masks, *numbers)
+        out, lse = _library.call(torch.ops.pyllm.attention.default, q, k, v, *masks, *numbers)
         out, lse = out[0].transpose(0, 1), lse[0]
     return (out, lse) if return_lse else out
 
@@ -135,21 +135,22 @@ def _check(
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor, packed: bool) -> None:
     _library.check_dtype("attention", "q", q)
+    shape_q, shape_k, shape_v = q.shape, k.shape, v.shape
     layout = "(tokens, heads, head_dim)" if packed else "(batch, heads, length, head_dim)"
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if x.dim() != (3 if packed else 4):
-            raise ValueError(f"attention: {name} must be {layout}, got {tuple(x.shape)}")
+    for name, x, shape in (("q", q, shape_q), ("k", k, shape_k), ("v", v, shape_v)):
+        if len(shape) != (3 if packed else 4):
+            raise ValueError(f"attention: {name} must be {layout}, got {tuple(shape)}")
         if x.dtype != q.dtype and not torch.is_autocast_enabled(q.device.type):
             raise TypeError(f"attention: {name} must have the dtype of q, {q.dtype}, got {x.dtype}")
-    if k.shape[:-1] != v.shape[:-1]:
+    if shape_k[:-1] != shape_v[:-1]:
         raise ValueError(
-            f"attention: v must have k's shape but for head_dim, got {tuple(v.shape)} for k {tuple(k.shape)}"
+            f"attention: v must have k's shape but for head_dim, got {tuple(shape_v)} for k {tuple(shape_k)}"
         )
-    if q.shape[-1] != k.shape[-1]:
-        raise ValueError(f"attention: k must have q's head_dim, {q.shape[-1]}, got {tuple(k.shape)}")
-    if not packed and q.shape[0] != k.shape[0]:
-        raise ValueError(f"attention: k must have q's batch, {q.shape[0]}, got {tuple(k.shape)}")
-    heads, kv_heads = q.shape[1], k.shape[1]
+    if shape_q[-1] != shape_k[-1]:
+        raise ValueError(f"attention: k must have q's head_dim, {shape_q[-1]}, got {tuple(shape_k)}")
+    if not packed and shape_q[0] != shape_k[0]:
+        raise ValueError(f"attention: k must have q's batch, {shape_q[0]}, got {tuple(shape_k)}")
+    heads, kv_heads = shape_q[1], shape_k[1]
     if heads != kv_heads and (kv_heads == 0 or heads % kv_heads != 0):
         raise ValueError(f"attention: q's heads must be a multiple of k's, got {heads} and {kv_heads}")
 

@@ -128,7 +128,7 @@ def write_kv(
     """
     k, v = _to_cache_dtype(cache, k, v)
     _check_write(k, v, cache, positions, block_table, cu_seqlens_q)
-    if not _library.has_kernels(k):
+    if not _library.runs_kernels(k):
         _write_kv_reference(k, v, cache, positions, block_table, cu_seqlens_q)
         return
     if cu_seqlens_q is not None:
@@ -186,7 +186,7 @@ def paged_attention(
     prefix = _prefix("paged_attention", prefix_length, lengths)
     tensors = (block_table, lengths, sink_logits, alibi_slopes, prefix, cu_seqlens_q)
     numbers = (is_causal, scale, window, sink_tokens, softcap)
-    if not _library.has_kernels(q):
+    if not _library.runs_kernels(q):
         out, lse = _paged_attention_reference(q, cache, *tensors, *numbers)
         return (out, lse) if return_lse else out
     packed = cu_seqlens_q is not None
@@ -222,19 +222,22 @@ def _page_elements(dtype: torch.dtype, page_size: int, head_dim: int, value_dim:
 
 def _to_cache_dtype(cache: PagedKVCache, *tensors: Tensor) -> tuple[Tensor, ...]:
     """Under autocast the cache's dtype rules."""
+    if all(x.dtype == cache.data.dtype for x in tensors):
+        return tensors
     if not torch.is_autocast_enabled(cache.data.device.type):
         return tensors
     return tuple(x.to(cache.data.dtype) if x.is_floating_point() else x for x in tensors)
 
 
 def _check_rows(op: str, name: str, x: Tensor, cache: PagedKVCache, dim: int, packed: bool) -> None:
-    layout = "(tokens, heads, dim)" if packed else "(batch, heads, length, dim)"
-    if x.dim() != (3 if packed else 4):
-        raise ValueError(f"{op}: {name} must be {layout}, got {tuple(x.shape)}")
+    shape = x.shape
+    if len(shape) != (3 if packed else 4):
+        layout = "(tokens, heads, dim)" if packed else "(batch, heads, length, dim)"
+        raise ValueError(f"{op}: {name} must be {layout}, got {tuple(shape)}")
     if x.dtype != cache.data.dtype:
         raise TypeError(f"{op}: {name} must have the dtype of the cache, {cache.data.dtype}, got {x.dtype}")
-    if x.shape[-1] != dim:
-        raise ValueError(f"{op}: {name}'s last dimension must be the cache's, {dim}, got {tuple(x.shape)}")
+    if shape[-1] != dim:
+        raise ValueError(f"{op}: {name}'s last dimension must be the cache's, {dim}, got {tuple(shape)}")
     if x.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{op}: {name} requires a gradient, and paged attention gives none; detach it")
 

@@ -210,20 +210,24 @@ template <class T>
   }
 }
 
-// The same without the terms whose weight is masked, for values that are not finite.
 template <class T>
-[[maybe_unused]] void block_sums_unmasked(const float* weights, int64_t rows, const BlockView<T>& b,
-                                          const Columns& c, int64_t last, float* sums) {
-  constexpr int64_t kStep = kPaired<T> ? 2 : 1;
+[[maybe_unused]] Vec value_at(const BlockView<T>& b, int64_t key, int64_t column) {
+  const int64_t step = kPaired<T> ? 2 : 1;
+  const T* line = b.values[key / kKeyGroup] + key % kKeyGroup / 2 * 2 * b.value_width + column * step;
+  return key % 2 ? load_half<1>(line, b.value_width) : load_half<0>(line, b.value_width);
+}
+
+// The same without the terms whose weight is masked, for values that are not finite; value_at(b, key, column)
+// is a vector of values.
+template <class View>
+[[maybe_unused]] void block_sums_unmasked(const float* weights, int64_t rows, const View& b, const Columns& c,
+                                          int64_t last, float* sums) {
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t column = 0; column < b.value_width; column += kLanes) {
       Vec sum = zero();
       for (int64_t k = c.first; k < last; ++k) {
         const float weight = weights[row * kScoreStride + k];
-        if (is_masked(weight)) continue;
-        const T* line = b.values[k / kKeyGroup] + k % kKeyGroup / 2 * 2 * b.value_width + column * kStep;
-        const Vec value = k % 2 ? load_half<1>(line, b.value_width) : load_half<0>(line, b.value_width);
-        sum = fma(set1(weight), value, sum);
+        if (!is_masked(weight)) sum = fma(set1(weight), value_at(b, k, column), sum);
       }
       store(sums + row * b.value_width + column, sum);
     }

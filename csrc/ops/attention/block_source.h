@@ -1,8 +1,8 @@
-// Where a tile finds a block of keys and values: in the pages of a cache, or in float panels of the same
-// layout that are made from a cache's pages or from ordinary tensors.
+// Where a tile finds a block of keys and values: in the pages of a cache, in ordinary tensors, or in float
+// panels of a page's layout that are made from either.
 #pragma once
 
-#include "ops/attention/block_products.h"
+#include "ops/attention/row_products.h"
 
 namespace pyllm::attention {
 namespace {
@@ -49,6 +49,17 @@ template <class T>
 
 [[maybe_unused]] inline BlockView<float> view_floats(const Problem& p, const Block& b, const float* block) {
   return view_pages<float>(float_block(p), b, [&](int64_t) { return block; });
+}
+
+template <class T>
+[[maybe_unused]] RowsView<T> view_rows(const Problem& p, const Sequence& s, int64_t kv_head, const Block& b) {
+  return {key_row<const T>(p.k, s, kv_head, b.first),
+          key_row<const T>(p.v, s, kv_head, b.first),
+          p.k.token,
+          p.v.token,
+          b.keys,
+          p.value_dim,
+          ceil_div(p.value_dim, 16) * 16};
 }
 
 // Keys and values of a block of ordinary tensors as floats.

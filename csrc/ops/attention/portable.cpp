@@ -14,7 +14,8 @@
 // Keys and values, by where they are (block_source.h):
 //   pages, few rows     read in place, pairs widened in the product: a decoding step reads its cache once
 //   pages, more rows    pairs are widened into a block of float panels per tile and block: 4% of its products
-//   tensors             packed into float panels: for several tiles beforehand, a wave of kv heads at a time,
+//   tensors, one strip  read in place (row_products.h)
+//   tensors, more rows  packed into float panels: for several tiles beforehand, a wave of kv heads at a time,
 //                       otherwise where they are used
 #include "core/levels.h"
 #include "ops/attention/block_source.h"
@@ -55,9 +56,9 @@ void load_queries(const Problem& p, const Tile& t, float* queries) {
   });
 }
 
-template <class T, class Packed>
-void attend_block(const Problem& p, const Tile& t, const Block& b, const BlockView<Packed>& view,
-                  const Workspace& space, const Sums& into) {
+template <class T, class View>
+void attend_block(const Problem& p, const Tile& t, const Block& b, const View& view, const Workspace& space,
+                  const Sums& into) {
   const int64_t rows = row_count(t);
   for (int64_t row = 0; row < rows; row += kRows) {
     const int64_t count = smaller(kRows, rows - row);
@@ -87,6 +88,10 @@ struct VectorForward {
                      const Workspace& space, const Sums& into) {
     if (p.pages.data && (!kPaired<T> || row_count(t) <= kRows)) {
       attend_block<T>(p, t, b, view_cache<T>(p, t.s, t.kv_head, b), space, into);
+      return;
+    }
+    if (!packed && !p.pages.data && row_count(t) <= kRows) {
+      attend_block<T>(p, t, b, view_rows<T>(p, t.s, t.kv_head, b), space, into);
       return;
     }
     if (!packed && !p.pages.data) pack_block<T>(p, t.s, t.kv_head, b, space.block);

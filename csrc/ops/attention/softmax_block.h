@@ -5,7 +5,7 @@
 //   values    12 rows x value_dim      =  3 KB      at 64
 #pragma once
 
-#include "ops/attention/block_products.h"
+#include "ops/attention/row_products.h"
 #include "ops/attention/sums.h"
 
 namespace pyllm::attention {
@@ -73,14 +73,14 @@ struct StripSpace {
 };
 
 // Joins block b's keys in columns c to the sums of rows [first_row, first_row + rows) of a tile. `queries`
-// holds the strip as block_products.h wants it; T is the tensors' type.
+// holds the strip as block_products.h wants it; T is the tensors' type, View the form the block has.
 //
 // Products run over masked keys too, with weight zero. Where that meets a NaN or an infinity the sums show
 // it, and are made again without those terms.
-template <class T, class Packed>
+template <class T, class View>
 [[maybe_unused]] void attend_strip(const Problem& p, const Tile& t, int64_t first_row, int64_t rows,
-                                   const float* queries, const Block& b, const BlockView<Packed>& view,
-                                   const Columns& c, const StripSpace& space, const Sums& into) {
+                                   const float* queries, const Block& b, const View& view, const Columns& c,
+                                   const StripSpace& space, const Sums& into) {
   const Sums partial = sums_at(p, space.sums, kRows);
   const int64_t last = smaller(c.last, b.keys);
   const auto weights = [&](bool mark) {
