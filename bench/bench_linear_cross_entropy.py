@@ -11,33 +11,43 @@ from pyllm.ops import linear_cross_entropy
 from . import rivals
 from .case import DTYPES, OURS, VOCABULARY, WIDTH, Call, Case, calls, direction, randn, short
 
-ROWS = 128
+QUICK_SHAPE = (128, WIDTH, VOCABULARY)  # tokens, hidden, vocabulary
+SHAPES = (QUICK_SHAPE, (2048, WIDTH, VOCABULARY), (4096, 768, 50257), (1024, 2048, 151936))
 
 
-def build(dtype: torch.dtype, grad: bool) -> dict[str, Call]:
-    target = torch.arange(ROWS) * 191 % VOCABULARY
-    x = randn(ROWS, WIDTH, dtype=dtype, grad=grad)
-    weight = (0.02 * randn(VOCABULARY, WIDTH, dtype=dtype)).requires_grad_(grad)
+def build(shape: tuple[int, int, int], dtype: torch.dtype, grad: bool) -> dict[str, Call]:
+    rows, width, vocabulary = shape
+    target = torch.arange(rows) * 191 % vocabulary
+    x = randn(rows, width, dtype=dtype, grad=grad)
+    weight = (0.02 * randn(vocabulary, width, dtype=dtype)).requires_grad_(grad)
     plain = rivals.linear_cross_entropy
     contenders: dict[str, Callable[..., Any]] = {
         OURS: linear_cross_entropy,
         rivals.TORCH: plain,
         rivals.COMPILED: rivals.compiled(plain),
     }
+    if rivals.chunked_linear_cross_entropy is not None:
+        contenders[rivals.CHUNKED] = rivals.chunked_linear_cross_entropy
     return calls(contenders, (x, weight, target))
 
 
 def cases() -> list[Case]:
     found = []
-    for dtype in DTYPES:
-        for grad in (False, True):
-            products = 3 if grad else 1  # logits, grad_x, grad_weight
-            name = f"{ROWS} x {WIDTH} -> {VOCABULARY} {short(dtype)}"
-            moved = products * VOCABULARY * WIDTH * dtype.itemsize
-            flops = products * 2 * ROWS * VOCABULARY * WIDTH
-            make = functools.partial(build, dtype, grad)
-            found.append(Case(name, dtype, direction(grad), moved, flops, make))
+    for shape in SHAPES:
+        for dtype in DTYPES:
+            for grad in (False, True):
+                found.append(case(shape, dtype, grad))
     return found
+
+
+def case(shape: tuple[int, int, int], dtype: torch.dtype, grad: bool) -> Case:
+    rows, width, vocabulary = shape
+    products = 3 if grad else 1  # logits, grad_x, grad_weight
+    name = f"{rows} x {width} -> {vocabulary} {short(dtype)}"
+    moved = products * vocabulary * width * dtype.itemsize
+    flops = products * 2 * rows * vocabulary * width
+    make = functools.partial(build, shape, dtype, grad)
+    return Case(name, dtype, direction(grad), moved, flops, make, quick=shape == QUICK_SHAPE)
 
 
 def test_linear_cross_entropy(benchmark: Any, call: Any) -> None:
