@@ -26,8 +26,6 @@ def build(shape: tuple[int, int, int], dtype: torch.dtype, grad: bool) -> dict[s
         rivals.TORCH: plain,
         rivals.COMPILED: rivals.compiled(plain),
     }
-    if rivals.chunked_linear_cross_entropy is not None:
-        contenders[rivals.CHUNKED] = rivals.chunked_linear_cross_entropy
     return calls(contenders, (x, weight, target))
 
 

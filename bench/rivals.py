@@ -6,7 +6,6 @@ timed.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -44,17 +43,6 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(F.linear(x, weight).float(), target)
-
-
-def _chunked_linear_cross_entropy() -> Callable[..., Any] | None:
-    """F.linear_cross_entropy in its form that never holds the logits; None before torch 2.13."""
-    if not hasattr(torch.nn, "LinearCrossEntropyOptions"):
-        return None
-    return functools.partial(F.linear_cross_entropy, options=torch.nn.LinearCrossEntropyOptions())
-
-
-CHUNKED = "F.linear_cross_entropy"
-chunked_linear_cross_entropy = _chunked_linear_cross_entropy()
 
 
 def sample(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
