@@ -1,31 +1,47 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyllm.ops import rms_norm
 
 from . import rivals
 from .case import DTYPES, OURS, TOKENS, WIDTH, Call, Case, calls, direction, randn, short
 
+# Rows and columns: a prompt, a training batch, one row; and a wider model's batch.
+SHAPES = ((TOKENS, WIDTH), (2048, WIDTH), (1, WIDTH), (4096, 2048))
 
-def build(dtype: torch.dtype, grad: bool) -> dict[str, Call]:
-    inputs = randn(TOKENS, WIDTH, dtype=dtype, grad=grad), randn(WIDTH, dtype=dtype, grad=grad)
-    plain = rivals.rms_norm
-    return calls({OURS: rms_norm, rivals.TORCH: plain, rivals.COMPILED: rivals.compiled(plain)}, inputs)
+
+def ours_with_residual(x: Tensor, weight: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    return rms_norm(x, weight, residual=residual)
+
+
+def build(shape: tuple[int, int], dtype: torch.dtype, grad: bool, residual: bool) -> dict[str, Call]:
+    inputs = [randn(*shape, dtype=dtype, grad=grad), randn(shape[1], dtype=dtype, grad=grad)]
+    ours: Callable[..., Any] = rms_norm
+    plain: Callable[..., Any] = rivals.rms_norm
+    if residual:
+        inputs.append(randn(*shape, dtype=dtype, grad=grad, seed=1))
+        ours, plain = ours_with_residual, rivals.add_rms_norm
+    return calls({OURS: ours, rivals.TORCH: plain, rivals.COMPILED: rivals.compiled(plain)}, inputs)
 
 
 def cases() -> list[Case]:
     found = []
-    for dtype in DTYPES:
-        for grad in (False, True):
-            numbers = TOKENS * WIDTH
-            moved = (5 if grad else 2) * numbers * dtype.itemsize  # x, y; grad_y, x, grad_x
-            name = f"{TOKENS} x {WIDTH} {short(dtype)}"
-            make = functools.partial(build, dtype, grad)
-            found.append(Case(name, dtype, direction(grad), moved, 4 * numbers, make))
+    for shape, residual, dtype, grad in itertools.product(SHAPES, (False, True), DTYPES, (False, True)):
+        numbers = shape[0] * shape[1]
+        # x, y; grad_y, x, grad_x. With a residual: x, residual, y, h; grad_y, grad_h, h, grad_x.
+        passes = (8 if grad else 4) if residual else (5 if grad else 2)
+        name = f"{shape[0]} x {shape[1]}{' + residual' if residual else ''} {short(dtype)}"
+        make = functools.partial(build, shape, dtype, grad, residual)
+        moved = passes * numbers * dtype.itemsize
+        quick = shape == SHAPES[0] and not residual
+        found.append(Case(name, dtype, direction(grad), moved, 4 * numbers, make, quick=quick))
     return found
 
 
