@@ -5,14 +5,17 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "../core/isa.h"
 #include "../tokenizers/character_class.h"
 #include "../tokenizers/normalize.h"
+#include "../tokenizers/scan/scan.h"
 #include "../tokenizers/threads.h"
 #include "../tokenizers/tokenizer.h"
 #include "../tokenizers/trainer.h"
@@ -210,6 +213,20 @@ std::vector<std::pair<size_t, size_t>> pretokenize(const std::string& grammar, c
   return pieces;
 }
 
+// The same pieces as `pretokenize`, found by the fast scanners of the active instruction-set level.
+std::vector<std::pair<size_t, size_t>> scan_pieces(const std::string& grammar, const py::object& text) {
+  const TextView view(text);
+  const NextPiece next = find_pretokenizer(grammar);
+  const ScanPieces scan = find_scan(next);
+  std::vector<std::pair<size_t, size_t>> pieces;
+  size_t ends[2 * kScanCapacity];
+  for (size_t at = 0; at < view.get().size();) {
+    const size_t count = scan(view.get(), at, next, ends, std::size(ends));
+    for (size_t i = 0; i < count; at = ends[i++]) pieces.emplace_back(at, ends[i]);
+  }
+  return pieces;
+}
+
 }  // namespace
 }  // namespace pyllm::tokenizers
 
@@ -250,6 +267,9 @@ PYBIND11_MODULE(_tokenizers, m) {
       .def("run", &Training::run, py::arg("vocab_size"), py::arg("progress"));
 
   m.def("pretokenize", &pretokenize, py::arg("grammar"), py::arg("text"));
+  m.def("scan_pieces", &scan_pieces, py::arg("grammar"), py::arg("text"));
+  m.def("active_isa", [] { return std::string(pyllm::isa_name(pyllm::active_isa())); });
+  m.def("force_isa", &pyllm::force_isa, py::arg("name"));
   m.def("normalize_nfc",
         [](const py::object& text) { return py::bytes(normalize_nfc(TextView(text).get())); });
   m.def("character_class", [](uint32_t code_point) {

@@ -1,10 +1,13 @@
 #include "byte_pair_encoder.h"
 
 #include <algorithm>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
+#include "hash.h"
 #include "merge_rules.h"
+#include "scan/scan.h"
 
 namespace pyllm::tokenizers {
 namespace {
@@ -41,8 +44,9 @@ BytePairEncoder::BytePairEncoder(const BytePairDefinition& definition)
       whole_pieces_(tokens_) {
   const std::vector<TokenId> ids = mergeable_ids(definition);
   find_byte_tokens(table_of(tokens_, ids), definition.ranked_by_id);
+  longest_match_ = LongestMatchEncoder::prove(tokens_, byte_tokens_, rules_, merges_);
   const bool whole_piece_first = definition.ranked_by_id || definition.ignore_merges;
-  whole_pieces_.fill(whole_piece_first ? ids : reachable(ids));
+  whole_pieces_.fill(tokens_, whole_piece_first ? ids : reachable(ids));
 }
 
 void BytePairEncoder::find_byte_tokens(const TokenTable& table, bool all_required) {
@@ -59,6 +63,11 @@ void BytePairEncoder::find_byte_tokens(const TokenTable& table, bool all_require
 // definition ignores merges (588 tokens of Llama 3 are such).
 std::vector<TokenId> BytePairEncoder::reachable(const std::vector<TokenId>& ids) const {
   std::vector<TokenId> result;
+  if (longest_match_ != nullptr) {
+    std::copy_if(ids.begin(), ids.end(), std::back_inserter(result),
+                 [&](TokenId id) { return longest_match_->reachable(id); });
+    return result;
+  }
   EncoderScratch scratch;
   for (const TokenId id : ids) {
     merge_piece(tokens_[id], scratch);
@@ -69,6 +78,8 @@ std::vector<TokenId> BytePairEncoder::reachable(const std::vector<TokenId>& ids)
 
 void BytePairEncoder::merge_piece(std::string_view piece, EncoderScratch& scratch) const {
   scratch.symbols.clear();
+  if (longest_match_ != nullptr && longest_match_->encode(piece, scratch.longest_match, scratch.symbols))
+    return;
   for (const char c : piece) {
     const TokenId id = byte_tokens_[static_cast<unsigned char>(c)];
     if (id != kNoToken) scratch.symbols.push_back(id);
@@ -76,16 +87,40 @@ void BytePairEncoder::merge_piece(std::string_view piece, EncoderScratch& scratc
   scratch.merger.merge(merges_, scratch.symbols);
 }
 
-void BytePairEncoder::encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& out,
-                                   std::vector<size_t>* lengths) const {
-  const size_t before = out.size();
+// Writes at most ShortPieceCache::kMostTokens or piece.size() numbers, whichever is more; the end of the ids.
+TokenId* BytePairEncoder::encode_short(const PieceKey& key, uint64_t hash, std::string_view piece,
+                                       EncoderScratch& scratch, TokenId* out) const {
+  if (const TokenId id = whole_pieces_.find(key, hash); id != kNoToken) {
+    *out = id;
+    return out + 1;
+  }
+  if (TokenId* end = scratch.short_cache.append(key, hash, out)) return end;
+  merge_piece(piece, scratch);
+  scratch.short_cache.store(key, hash, scratch.symbols);
+  return std::copy(scratch.symbols.begin(), scratch.symbols.end(), out);
+}
+
+void BytePairEncoder::encode_long(std::string_view piece, EncoderScratch& scratch,
+                                  std::vector<TokenId>& out) const {
   const uint64_t hash = hash_bytes(piece);
-  if (const TokenId id = whole_pieces_.find(piece, hash); id != kNoToken) {
+  if (const TokenId id = whole_pieces_.find_long(piece, hash); id != kNoToken) {
     out.push_back(id);
   } else if (!scratch.cache.append(piece, hash, out)) {
     merge_piece(piece, scratch);
     scratch.cache.store(piece, hash, scratch.symbols);
     out.insert(out.end(), scratch.symbols.begin(), scratch.symbols.end());
+  }
+}
+
+void BytePairEncoder::encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& out,
+                                   std::vector<size_t>* lengths) const {
+  const size_t before = out.size();
+  if (piece.size() > kShortPiece) {
+    encode_long(piece, scratch, out);
+  } else {
+    TokenId ids[kShortPiece + 1];
+    const PieceKey key = key_of(piece);
+    out.insert(out.end(), ids, encode_short(key, key.hash(), piece, scratch, ids));
   }
   if (lengths != nullptr) append_lengths(piece, out.data() + before, out.size() - before, *lengths);
 }
@@ -101,6 +136,69 @@ void BytePairEncoder::append_lengths(std::string_view piece, const TokenId* ids,
     }
     lengths.push_back(i + 1 == count ? piece.size() - begin : at - begin);
   }
+}
+
+// Pieces on their way through the table.
+class BytePairEncoder::Batch {
+ public:
+  Batch(const BytePairEncoder& encoder, std::string_view text, EncoderScratch& scratch,
+        std::vector<TokenId>& out)
+      : encoder_(encoder), text_(text), scratch_(scratch), out_(out) {}
+
+  // From `begin`, as many pieces as fit; where they end.
+  size_t encode(ScanPieces scan, NextPiece next_piece, size_t begin) {
+    const size_t count = scan(text_, begin, next_piece, ends_, kPieces);
+    look_ahead(begin, count);
+    TokenId* end = ids_;
+    for (size_t i = 0; i < count; ++i) {
+      const std::string_view piece = text_.substr(begin, ends_[i] - begin);
+      begin = ends_[i];
+      if (!keys_[i].none()) {
+        end = encoder_.encode_short(keys_[i], hashes_[i], piece, scratch_, end);
+        continue;
+      }
+      out_.insert(out_.end(), ids_, end);
+      end = ids_;
+      encoder_.encode_long(piece, scratch_, out_);
+    }
+    out_.insert(out_.end(), ids_, end);
+    return begin;
+  }
+
+ private:
+  static constexpr size_t kPieces = 2 * kScanCapacity;
+
+  // Keys of the short pieces, and a request for their slots.
+  void look_ahead(size_t begin, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+      const size_t length = ends_[i] - begin;
+      if (length > kShortPiece) {
+        keys_[i] = {};
+      } else {
+        const bool readable = begin + sizeof(PieceKey) <= text_.size();
+        keys_[i] = readable ? load_key(text_.data() + begin, length) : key_of(text_.substr(begin, length));
+        hashes_[i] = keys_[i].hash();
+        encoder_.whole_pieces_.prefetch(hashes_[i]);
+      }
+      begin = ends_[i];
+    }
+  }
+
+  const BytePairEncoder& encoder_;
+  std::string_view text_;
+  EncoderScratch& scratch_;
+  std::vector<TokenId>& out_;
+  size_t ends_[kPieces];
+  PieceKey keys_[kPieces];
+  uint64_t hashes_[kPieces];
+  TokenId ids_[kPieces * (kShortPiece + 1)];
+};
+
+void BytePairEncoder::encode_text(NextPiece next_piece, std::string_view text, EncoderScratch& scratch,
+                                  std::vector<TokenId>& out) const {
+  const ScanPieces scan = find_scan(next_piece);
+  Batch batch(*this, text, scratch, out);
+  for (size_t at = 0; at < text.size();) at = batch.encode(scan, next_piece, at);
 }
 
 }  // namespace pyllm::tokenizers

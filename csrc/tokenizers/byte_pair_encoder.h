@@ -1,13 +1,21 @@
-// Byte-pair encoding of one piece: whole-piece table -> cache -> merger.
+// Byte-pair encoding of pieces.
+//
+//   piece -> whole-piece table -> cache -> longest match, or merging where that is not proven
+//
+// A text goes through in batches of pieces: first all keys, whose table slots are asked for at once, then all
+// answers.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string_view>
 #include <vector>
 
+#include "longest_match.h"
 #include "merge_table.h"
 #include "model.h"
+#include "piece_table.h"
 #include "vocabulary.h"
 
 namespace pyllm::tokenizers {
@@ -28,6 +36,8 @@ class BytePairEncoder final : public Model {
 
   void encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& out,
                     std::vector<size_t>* lengths) const override;
+  void encode_text(NextPiece next_piece, std::string_view text, EncoderScratch& scratch,
+                   std::vector<TokenId>& out) const override;
   const std::vector<MergeRule>& merges() const override { return rules_; }
 
  private:
@@ -36,13 +46,18 @@ class BytePairEncoder final : public Model {
   std::vector<TokenId> reachable(const std::vector<TokenId>& ids) const;
   void append_lengths(std::string_view piece, const TokenId* ids, size_t count,
                       std::vector<size_t>& lengths) const;
+  TokenId* encode_short(const PieceKey& key, uint64_t hash, std::string_view piece, EncoderScratch& scratch,
+                        TokenId* out) const;
+  void encode_long(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& out) const;
+  class Batch;
 
   TokenBytes tokens_;
   std::vector<MergeRule> rules_;
   MergeTable merges_;
   // kNoToken: the vocabulary has no token for the byte, which is then left out, as tokenizers does.
   std::array<TokenId, 256> byte_tokens_;
-  TokenTable whole_pieces_;
+  std::unique_ptr<LongestMatchEncoder> longest_match_;  // nullptr where the proof fails
+  PieceTable whole_pieces_;
 };
 
 }  // namespace pyllm::tokenizers

@@ -16,6 +16,9 @@ inline uint64_t mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
+// A cheaper one, for keys that nobody chooses: the low 32 bits of the result depend on every bit.
+inline uint64_t spread(uint64_t x) { return (x * 0x9E3779B97F4A7C15u) >> 32; }
+
 // Whole words, then one word of the remaining bytes; the length keeps "a" and "a\0" apart.
 inline uint64_t hash_bytes(std::string_view bytes) {
   uint64_t state = bytes.size() * 0x9E3779B97F4A7C15u;

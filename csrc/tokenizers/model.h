@@ -4,9 +4,12 @@
 #include <string_view>
 #include <vector>
 
+#include "longest_match.h"
 #include "merge_table.h"
 #include "merger.h"
 #include "piece_cache.h"
+#include "pretokenizer.h"
+#include "short_piece_cache.h"
 #include "vocabulary.h"
 
 namespace pyllm::tokenizers {
@@ -23,6 +26,8 @@ struct EncoderScratch {
   std::vector<TokenId> symbols;
   Merger merger;
   PieceCache cache;
+  ShortPieceCache short_cache;
+  LongestMatchScratch longest_match;
   std::vector<PathNode> path;
 
   // Gives memory that a very long piece has taken back to the system.
@@ -47,6 +52,13 @@ class Model {
   // stands for.
   virtual void encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& ids,
                             std::vector<size_t>* lengths) const = 0;
+
+  // Appends the ids of all pieces of a text.
+  virtual void encode_text(NextPiece next_piece, std::string_view text, EncoderScratch& scratch,
+                           std::vector<TokenId>& ids) const {
+    for_each_piece(next_piece, text,
+                   [&](std::string_view piece) { encode_piece(piece, scratch, ids, nullptr); });
+  }
 
   // Every merge, derived ones included, by ascending rank; empty for models without merges.
   virtual const std::vector<MergeRule>& merges() const {

@@ -5,6 +5,8 @@
 #include <string>
 
 #include "character_class.h"
+#include "core/isa.h"
+#include "scan/scan.h"
 
 namespace pyllm::tokenizers {
 namespace {
@@ -211,14 +213,24 @@ size_t next_none(std::string_view bytes, size_t) { return bytes.size(); }
 struct Grammar {
   std::string_view name;
   NextPiece next_piece;
+  ScanPieces GrammarScans::* scan;  // nullptr: windows do not know it
 };
 
 constexpr Grammar kGrammars[] = {
-    {"gpt2", next_gpt2},     {"digits_gpt2", next_digits_gpt2},
-    {"cl100k", next_cl100k}, {"llama3", next_llama3},
-    {"qwen2", next_qwen2},   {"o200k", next_o200k},
-    {"none", next_none},
+    {"gpt2", next_gpt2, &GrammarScans::gpt2},
+    {"digits_gpt2", next_digits_gpt2, &GrammarScans::digits_gpt2},
+    {"cl100k", next_cl100k, &GrammarScans::cl100k},
+    {"llama3", next_llama3, &GrammarScans::llama3},
+    {"qwen2", next_qwen2, &GrammarScans::qwen2},
+    {"o200k", next_o200k, &GrammarScans::o200k},
+    {"none", next_none, nullptr},
 };
+
+size_t scan_one_by_one(std::string_view text, size_t begin, NextPiece next, size_t* ends, size_t capacity) {
+  size_t count = 0;
+  for (size_t at = begin; at < text.size() && count < capacity; ++count) ends[count] = at = next(text, at);
+  return count;
+}
 
 // In every grammar but `none` a piece ends after a newline that stands between a printing ASCII character and
 // an ASCII letter: no word holds a newline, and the run of whitespace is that one character.
@@ -235,6 +247,23 @@ NextPiece find_pretokenizer(std::string_view grammar) {
     if (known.name == grammar) return known.next_piece;
   }
   throw std::invalid_argument("no pretokenizer grammar is named '" + std::string(grammar) + "'");
+}
+
+#if defined(__x86_64__)
+extern const GrammarScans kScansAvx2, kScansAvx512;
+#endif
+
+ScanPieces find_scan(NextPiece next) {
+  const GrammarScans* scans = nullptr;
+#if defined(__x86_64__)
+  const Isa isa = active_isa();
+  if (isa == Isa::avx2) scans = &kScansAvx2;
+  if (isa == Isa::avx512 || isa == Isa::amx) scans = &kScansAvx512;
+#endif
+  for (const Grammar& known : kGrammars) {
+    if (known.next_piece == next && known.scan != nullptr && scans != nullptr) return scans->*known.scan;
+  }
+  return scan_one_by_one;
 }
 
 std::vector<std::string_view> split_safely(NextPiece next_piece, std::string_view text, size_t size) {

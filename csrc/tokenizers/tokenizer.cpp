@@ -180,9 +180,7 @@ void Tokenizer::encode_normalized(const AlignedText& text, bool at_start, const 
 }
 
 void Tokenizer::encode_plain(std::string_view text, Work& work) const {
-  for_each_piece(pretokenizer_.scanner, text, [&](std::string_view piece) {
-    model_->encode_piece(piece, work.scratch, work.out.ids, nullptr);
-  });
+  model_->encode_text(pretokenizer_.scanner, text, work.scratch, work.out.ids);
 }
 
 void Tokenizer::encode_parts(AlignedText text, bool at_start, Work& work) const {
