@@ -36,9 +36,10 @@ constexpr int kUnrolled = kVectorRegisters == 32 ? 2 : 4;
 constexpr int64_t kChain = kLanes == 16 ? 64 : 128;
 constexpr int64_t kShortDepth = 16 * kLanes;
 constexpr int64_t kShortChain = 64;
+constexpr int64_t kRunsOfBlock = 16;
 
 struct Chains {
-  int64_t stride;  // k's from one term of a chain to the next: kLanes, or 1 for short depths
+  int64_t stride;  // k's from one term of a chain to the next: kLanes or 1
   int64_t length;  // terms of a chain; missing ones are zeros
   int64_t count;   // chains of a block
   int64_t blocks;
@@ -55,11 +56,18 @@ struct Chains {
   int64_t chain_of(int64_t k) const { return stride == 1 ? k / length : k % kLanes; }
 };
 
-[[maybe_unused]] inline Chains chains_of(int64_t depth) {
+// `interleaved`: as pictured; otherwise all chains are runs of at most kShortChain neighbours, as they are up
+// to kShortDepth.
+[[maybe_unused]] inline Chains chains_of(int64_t depth, bool interleaved = true) {
   const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   if (depth <= kShortDepth) {
     const int64_t count = depth > kShortChain ? ceil_div(depth, kShortChain) : 1;
     return {1, ceil_div(depth, count), count, 1};
+  }
+  if (!interleaved) {
+    const int64_t runs = ceil_div(depth, kShortChain), blocks = ceil_div(runs, kRunsOfBlock);
+    const int64_t count = ceil_div(runs, blocks);
+    return {1, ceil_div(depth, count * blocks), count, blocks};
   }
   const int64_t blocks = ceil_div(depth, kLanes * kChain);
   return {kLanes, ceil_div(depth, blocks * kLanes), kLanes, blocks};

@@ -27,7 +27,7 @@ std::vector<Values> product(DType dtype, const Shape& s, bool left_transposed, b
     return linear::Operand{values.data(), transposed ? 1 : s.depth + s.gap, transposed ? count + s.gap : 1};
   };
   const linear::Operand weight = operand(right, s.columns, right_transposed);
-  const int64_t panels = kept ? linear::packed_floats(dtype, s.columns, s.depth) : 0;
+  const int64_t panels = kept ? linear::packed_floats(dtype, weight, s.columns, s.depth) : 0;
   Values packed(DType::f32, panels);
   auto* floats = panels ? static_cast<float*>(packed.data()) : nullptr;
   if (floats) linear::pack(weight, s.columns, s.depth, floats);

@@ -64,7 +64,8 @@ Tensor linear_pack(const Tensor& weight_any) {
   check(weight_any.dim() == 2, kPack, "weight must be (out, in)");
   const Tensor weight = readable(weight_any);
   const int64_t columns = weight.size(0), depth = weight.size(1);
-  const int64_t floats = pyllm::linear::packed_floats(dtype_of(weight, kPack, "weight"), columns, depth);
+  const DType dtype = dtype_of(weight, kPack, "weight");
+  const int64_t floats = pyllm::linear::packed_floats(dtype, operand(weight), columns, depth);
   Tensor packed = empty(weight, {floats}, ScalarType::Float);
   if (floats) {
     pyllm::linear::pack(operand(weight), columns, depth, static_cast<float*>(packed.mutable_data_ptr()));
@@ -72,11 +73,12 @@ Tensor linear_pack(const Tensor& weight_any) {
   return packed;
 }
 
-Tensor linear_packed(const Tensor& x, const Tensor& weight, const Tensor& packed,
+Tensor linear_packed(const Tensor& x, const Tensor& weight_any, const Tensor& packed,
                      std::optional<Tensor> bias) {
-  const int64_t floats = weight.dim() == 2 ? pyllm::linear::packed_floats(dtype_of(weight, kOp, "weight"),
-                                                                          weight.size(0), weight.size(1))
-                                           : 0;
+  check(weight_any.dim() == 2, kOp, "weight must be (out, in)");
+  const Tensor weight = readable(weight_any);
+  const int64_t floats = pyllm::linear::packed_floats(dtype_of(weight, kOp, "weight"), operand(weight),
+                                                      weight.size(0), weight.size(1));
   // A pack of another size was made at another level: it is passed over, like all that do not fit.
   const bool fits = floats > 0 && packed.is_contiguous() && packed.numel() == floats &&
                     packed.scalar_type() == ScalarType::Float;

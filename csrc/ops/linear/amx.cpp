@@ -126,8 +126,8 @@ void run_product(const Product& p) {
   p.out_dtype == DType::f32 ? product_as<float>(p, plan) : product_as<bfloat16>(p, plan);
 }
 
-int64_t packed_floats_below(int64_t columns, int64_t depth) {
-  return kernels_avx512.packed_floats(columns, depth);
+int64_t packed_floats_below(const Operand& right, int64_t columns, int64_t depth) {
+  return kernels_avx512.packed_floats(right, columns, depth);
 }
 
 void pack_below(const Operand& right, int64_t columns, int64_t depth, float* to) {

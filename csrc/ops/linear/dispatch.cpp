@@ -39,7 +39,7 @@ const Kernels& kernels_for(DType dtype) {
 
 namespace {
 
-// What stands before a packed operand: the level, and some of its elements as they were.
+// What stands before a packed operand: level and layout, and some of its elements as they were.
 constexpr int64_t kSamples = 255;
 constexpr int64_t kHeader = kSamples + 1;
 
@@ -54,10 +54,13 @@ void for_each_sample(const Operand& right, int64_t columns, int64_t depth, const
   }
 }
 
-float level_mark() { return static_cast<float>(static_cast<int>(active_isa()) + 1); }
+float mark(const Operand& right) {
+  const float level = static_cast<float>(static_cast<int>(active_isa()) + 1);
+  return right.stride_k == 1 ? level : -level;
+}
 
 bool is_current(const Product& p) {
-  bool same = p.packed[kSamples] == level_mark();
+  bool same = p.packed[kSamples] == mark(p.right);
   for_each_sample(p.right, p.columns, p.depth, [&](int64_t i, const float* element) {
     same = same && std::memcmp(p.packed + i, element, sizeof(float)) == 0;
   });
@@ -73,15 +76,15 @@ void product(const Product& p) {
   kernels_for(p.dtype).product(checked);
 }
 
-int64_t packed_floats(DType dtype, int64_t columns, int64_t depth) {
+int64_t packed_floats(DType dtype, const Operand& right, int64_t columns, int64_t depth) {
   const Kernels& kernels = kernels_for(dtype);
   if (dtype != DType::f32 || !kernels.packed_floats || columns == 0 || depth == 0) return 0;
-  return kHeader + kernels.packed_floats(columns, depth);
+  return kHeader + kernels.packed_floats(right, columns, depth);
 }
 
 void pack(const Operand& right, int64_t columns, int64_t depth, float* to) {
   for_each_sample(right, columns, depth, [&](int64_t i, const float* element) { to[i] = *element; });
-  to[kSamples] = level_mark();
+  to[kSamples] = mark(right);
   kernels_for(DType::f32).pack(right, columns, depth, to + kHeader);
 }
 

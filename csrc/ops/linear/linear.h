@@ -32,12 +32,13 @@ struct Product {
   const float* packed = nullptr;
 };
 
-// The order of each element's sum depends on depth alone: not on rows, columns, position or threads.
-// pack(right, columns, depth, to) writes the right operand of float32 products as many rows want it, in
-// packed_floats(columns, depth) floats; levels without it have null.
+// The order of each element's sum depends on depth, and on whether right is contiguous along the columns
+// only: not on rows, columns, position or threads. pack(right, columns, depth, to) writes the right operand
+// of float32 products as many rows want it, in packed_floats(right, columns, depth) floats; levels without it
+// have null.
 struct Kernels {
   void (*product)(const Product&);
-  int64_t (*packed_floats)(int64_t columns, int64_t depth) = nullptr;
+  int64_t (*packed_floats)(const Operand& right, int64_t columns, int64_t depth) = nullptr;
   void (*pack)(const Operand& right, int64_t columns, int64_t depth, float* to) = nullptr;
 };
 
@@ -46,7 +47,7 @@ extern const Kernels kernels_scalar;
 void product(const Product&);
 
 // Floats that pack() writes; 0 where this level keeps nothing for the dtype.
-int64_t packed_floats(DType dtype, int64_t columns, int64_t depth);
+int64_t packed_floats(DType dtype, const Operand& right, int64_t columns, int64_t depth);
 void pack(const Operand& right, int64_t columns, int64_t depth, float* to);
 
 }  // namespace pyllm::linear
