@@ -367,6 +367,7 @@ def _setup_fused(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
     x, weight, target, bias, token_weight, *rest = inputs
     ctx.options, ctx.wanted = rest[:-3], rest[-3:]
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # or backward gets zeros of the weight's size for an output nobody sees
     ctx.save_for_backward(x, weight, target, bias, token_weight, output[1])
     ctx.gradients = output[2:]
 
