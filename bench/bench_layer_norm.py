@@ -33,9 +33,14 @@ def build(shape: tuple[int, int], dtype: torch.dtype, grad: bool, residual: bool
     return calls({OURS: ours, rivals.TORCH: plain, rivals.COMPILED: rivals.compiled(plain)}, inputs)
 
 
-def cases() -> list[Case]:
+def small_cases() -> list[Case]:
+    """Without the 4096 rows: PyTorch adds their bfloat16 weight gradients up in bfloat16, and is off by a tenth."""
+    return cases(tuple(shape for shape in SHAPES if shape[0] <= TOKENS))
+
+
+def cases(shapes: tuple[tuple[int, int], ...] = SHAPES) -> list[Case]:
     found = []
-    for shape, residual, dtype, grad in itertools.product(SHAPES, (False, True), DTYPES, (False, True)):
+    for shape, residual, dtype, grad in itertools.product(shapes, (False, True), DTYPES, (False, True)):
         numbers = shape[0] * shape[1]
         # x, y; grad_y, x, grad_x. With a residual: x, residual, y, h; grad_y, grad_h, h, grad_x.
         passes = (8 if grad else 4) if residual else (5 if grad else 2)
