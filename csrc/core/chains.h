@@ -52,8 +52,6 @@ struct Chains {
     return stride == 1 ? k : k % kLanes * length + k / static_cast<int64_t>(kLanes);
   }
   int64_t step() const { return stride == 1 ? 1 : length; }
-  // The chain that takes the block's k-th k.
-  int64_t chain_of(int64_t k) const { return stride == 1 ? k / length : k % kLanes; }
 };
 
 // `interleaved`: as pictured; otherwise all chains are runs of at most kShortChain neighbours, as they are up
@@ -197,21 +195,6 @@ template <int Rows = kStripRows, int Vecs = kTileVecs>
     }
   }
   chain_tile<Rows, Vecs>(strip, panel, chains, first, sums, stride);
-}
-
-// C (m x n) = A B of two packed matrices. C has room for rows up to a multiple of kStripRows and columns up
-// to a multiple of kLanes.
-[[maybe_unused]] inline void chain_product(const float* strips, const float* packed, const Chains& chains,
-                                           int64_t m, int64_t n, float* c, int64_t ldc) {
-  for (int64_t block = 0; block < chains.blocks; ++block) {
-    for (int64_t row = 0; row < m; row += kStripRows) {
-      const float* strip = strips + (row * chains.blocks + block * kStripRows) * chains.depth();
-      for (int64_t column = 0; column < n; column += kWidePanel) {
-        const float* panel = packed + (column * chains.blocks + block * kWidePanel) * chains.depth();
-        panel_tile(m - row, n - column, strip, panel, chains, block == 0, c + row * ldc + column, ldc);
-      }
-    }
-  }
 }
 
 }  // namespace

@@ -60,7 +60,7 @@ def call(op: Callable[..., Any], *args: Any) -> Any:
     """Runs `op`, past its autograd kernel if no gradient is wanted: that kernel is Python and costs 10 us a call."""
     if torch.is_grad_enabled() or torch.is_inference_mode_enabled() or torch.compiler.is_compiling():
         return op(*args)
-    with torch._C._AutoDispatchBelowAutograd():
+    with below_autograd():
         return op(*args)
 
 
