@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c tests/constraints.txt
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc build_backend -type f)
 
-.PHONY: help setup demo test test-full test-tiles sanitize lint format bench assets wheel-check clean
+.PHONY: help setup demo test test-full test-tiles sanitize fuzz lint format bench assets wheel-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ test-tiles: $(VENV)/tested  ## the op tests of the AMX kernels on emulated tiles
 SECONDS ?= 600
 sanitize: $(VENV)/tested  ## kernels under address, undefined-behaviour and thread sanitizers: SECONDS=600 of random cases each
 	$(BIN)/python -m tests.native.sanitize $(SECONDS)
+
+fuzz: $(VENV)/tested  ## damaged files, random tokenizers, texts and templates, for SECONDS=600 in all
+	$(BIN)/python -m tests.fuzz $(SECONDS)
 
 lint: $(VENV)/tested  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .

@@ -113,7 +113,11 @@ class Tokenizer:
         """
         from pyllm.tokenizers.loading import load_definition
 
-        return cls(load_definition(Path(path), pattern, special_tokens))
+        definition = load_definition(Path(path), pattern, special_tokens)
+        try:
+            return cls(definition)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def encode(
         self,

@@ -45,7 +45,7 @@ def load_vocabulary_and_merges(path: Path, pattern: str | None = None) -> Tokeni
             raise ValueError(f"{path}: {file.name} is missing beside it")
     config_file = path.parent / "tokenizer_config.json"
     config = read_json(config_file) if config_file.is_file() else {}
-    kind = config.get("tokenizer_class", "GPT2Tokenizer")
+    kind = expect(config.get("tokenizer_class", "GPT2Tokenizer"), str, f"{config_file}: tokenizer_class")
     if kind not in _CLASSES and pattern is None:
         raise ValueError(f"{config_file}: tokenizer_class {kind!r} is not known here; pass pattern=")
     vocabulary = read_json(vocabulary_file)

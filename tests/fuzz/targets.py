@@ -1,0 +1,8 @@
+"""All cases by name."""
+
+from __future__ import annotations
+
+from tests.fuzz import tokenizer_files
+from tests.fuzz.harness import Case
+
+CASES: dict[str, Case] = {**tokenizer_files.CASES}

@@ -1,0 +1,54 @@
+"""Tokenizer files made to harm: each ends in a ValueError that names the file, soon and without much memory."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyllm import Tokenizer
+from tests.fuzz.tokenizer_files import byte_level_document
+
+
+def write_json(folder: Path, **parts: Any) -> Path:
+    """A sound tokenizer.json but for the parts given."""
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({**byte_level_document(), **parts}))
+    return path
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"type": "Split", "pattern": {"Regex": "a\ud83d"}, "behavior": "Isolated"},
+        {"type": "Split", "pattern": {"String": "\udc00"}, "behavior": "Isolated"},
+        {"type": "CharDelimiterSplit", "delimiter": "\ud800"},
+    ],
+)
+def test_half_a_character_in_a_step(step: dict[str, Any], tmp_path: Path) -> None:
+    """JSON spells lone surrogates; they have no UTF-8."""
+    with pytest.raises(ValueError, match=r"tokenizer\.json: pre_tokenizer"):
+        Tokenizer.from_file(write_json(tmp_path, pre_tokenizer=step))
+
+
+def test_a_step_that_is_not_supported_is_found_in_its_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"tokenizer\.json: normalizer: type"):
+        Tokenizer.from_file(write_json(tmp_path, normalizer={"type": {"type": "NFC"}}))
+
+
+def test_tokenizer_class_of_another_type(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text("{}")
+    (tmp_path / "merges.txt").write_text("")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": {}}')
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: tokenizer_class: expected str"):
+        Tokenizer.from_file(tmp_path / "vocab.json")
+
+
+def test_missing_bytes_are_found_in_their_file(tmp_path: Path) -> None:
+    lines = [f"{base64.b64encode(bytes([byte])).decode()} {byte}" for byte in range(255)]
+    (tmp_path / "x.tiktoken").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"x\.tiktoken: tokens: byte 255"):
+        Tokenizer.from_file(tmp_path / "x.tiktoken", pattern="gpt2")
