@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c tests/constraints.txt
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc build_backend -type f)
 
-.PHONY: help setup demo test test-full test-tiles sanitize fuzz lint format bench assets wheel-check clean
+.PHONY: help setup demo test test-full test-tiles sanitize fuzz lint format bench bench-tokenizer assets wheel-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,15 @@ format: $(VENV)/tested  ## rewrite the sources as the linters want them
 bench: $(VENV)/installed  ## all micro-benchmarks beside their rivals, and docs/benchmarks.md; ISA=avx2 for a lower level
 	$(BIN)/pyllm bench --full --runs 3 $(if $(ISA),--isa $(ISA)) --json bench/results
 	$(MAKE) docs/benchmarks.md
+
+bench-tokenizer: $(VENV)/installed assets  ## the tokenizer beside other libraries, and docs/tokenizer_benchmarks.md; TEXTS=folder
+	$(BIN)/pyllm bench tokenizer --full --runs 3 $(if $(TEXTS),--texts $(TEXTS)) --json bench/results/tokenizer
+	$(MAKE) docs/tokenizer_benchmarks.md
+
+docs/tokenizer_benchmarks.md: $(wildcard bench/results/tokenizer/*.json) bench/tokenizer/tables.py
+	mkdir -p build
+	$(BIN)/python -m pyllm.bench.tokenizer.tables $(wildcard bench/results/tokenizer/*.json) > build/tokenizer_benchmarks.md
+	mv build/tokenizer_benchmarks.md $@
 
 docs/benchmarks.md: $(wildcard bench/results/*.json) bench/tables.py
 	mkdir -p build

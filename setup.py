@@ -73,9 +73,24 @@ class CMakeBuild(build_ext):
         return {}
 
 
+BENCH_FOLDERS = {
+    "pyllm.bench": "bench",
+    "pyllm.bench.end_to_end": "bench/end_to_end",
+    "pyllm.bench.tokenizer": "bench/tokenizer",
+}
+
 setup(
-    packages=[*find_packages(include=["pyllm", "pyllm.*"]), "pyllm.bench", "pyllm.bench.end_to_end"],
-    package_dir={"pyllm.bench": "bench", "pyllm.bench.end_to_end": "bench/end_to_end"},
+    packages=[
+        *find_packages(include=["pyllm", "pyllm.*"]),
+        "pyllm.bench",
+        "pyllm.bench.end_to_end",
+        "pyllm.bench.tokenizer",
+    ],
+    package_dir={
+        "pyllm.bench": "bench",
+        "pyllm.bench.end_to_end": "bench/end_to_end",
+        "pyllm.bench.tokenizer": "bench/tokenizer",
+    },
     ext_modules=[Extension("pyllm._tokenizers", [])],
     cmdclass={"build_ext": CMakeBuild},
 )

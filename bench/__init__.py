@@ -5,6 +5,7 @@
     timing.py       interleaved medians
     roofline.py     what the machine can do: bandwidth and matrix products, measured at the moment of the run
     report.py       rows, the table, the JSON
+    tokenizer/      the tokenizer beside other libraries, in MB of text per second
 
 `pyllm bench` prints the table; `pytest bench/bench_<op>.py --benchmark-enable` gives pytest-benchmark's view of an op.
 """

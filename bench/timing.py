@@ -38,7 +38,7 @@ def compare(calls: dict[str, Callable[[], Any]], seconds: float = 0.4) -> dict[s
         for name in turn:
             samples[name].append(_time(calls[name], repeats[name]))
         rounds += 1
-    return {name: _summary(values) for name, values in samples.items()}
+    return {name: from_samples(values) for name, values in samples.items()}
 
 
 def merge(runs: Sequence[Timing]) -> Timing:
@@ -75,7 +75,7 @@ def _warm_up(call: Callable[[], Any]) -> float:
     return once
 
 
-def _summary(values: list[float]) -> Timing:
+def from_samples(values: list[float]) -> Timing:
     if len(values) == 1:
         return Timing(values[0], values[0], values[0], 1)
     lower, median, upper = statistics.quantiles(values, n=4)

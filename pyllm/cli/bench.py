@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +14,9 @@ def bench(
     op: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Ops to measure; all without one. `roofline` measures the machine only.", metavar="[OP]..."
+            help="Ops to measure; all without one. `roofline` measures the machine only, `tokenizer` (on its own) the "
+            "tokenizer beside other libraries.",
+            metavar="[OP]...",
         ),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="All shapes instead of a few; an hour or so.")] = False,
@@ -21,6 +25,15 @@ def bench(
         str | None,
         typer.Option("--isa", help="Hold pyllm and its rivals to a level: scalar, avx2 or avx512."),
     ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            "--texts", help="Tokenizer: a folder of english.txt, python.txt, chinese.txt and so on."
+        ),
+    ] = None,
+    only: Annotated[
+        str, typer.Option("--only", help="Tokenizer: cases with this in their name, as 'long text, cl100k'.")
+    ] = "",
     json: Annotated[
         Path | None,
         typer.Option("--json", help="Also save every number; in a folder, named by machine.", metavar="FILE"),
@@ -35,32 +48,87 @@ def bench(
         pyllm bench rms_norm swiglu --json bench.json
         pyllm bench roofline
         pyllm bench attention --full --runs 3 --isa avx2
+        pyllm bench tokenizer --texts corpora --only cl100k
     """
-    from json import dumps
-
-    from rich.console import Console
-    from rich.progress import Progress
-
-    import pyllm
-    from pyllm.bench import conditions, levels, report, roofline
-    from pyllm.checkpoints.atomic import atomic_path
+    from pyllm.bench import levels
 
     if json is not None and not (json.is_dir() or json.parent.is_dir()):
         raise FileNotFoundError(2, "No such folder", str(json.parent))
-    cases = {name: report.cases_of(name, full=full) for name in op or report.op_names() if name != "roofline"}
+    named = op or []
+    if "tokenizer" in named and len(named) > 1:
+        raise ValueError("op: the tokenizer is measured on its own, got " + ", ".join(named))
     if isa is not None:
-        options = [*(["--full"] if full else []), *(["--json", str(json)] if json else [])]
-        levels.restart_at(isa, ["bench", *(op or []), "--runs", str(runs), "--isa", isa, *options])
+        options = {"--texts": texts, "--only": only, "--json": json}
+        given = [part for name, value in options.items() if value for part in (name, str(value))]
+        arguments = [
+            "bench",
+            *named,
+            "--runs",
+            str(runs),
+            "--isa",
+            isa,
+            *(["--full"] if full else []),
+            *given,
+        ]
+        levels.restart_at(isa, arguments)
+    if "tokenizer" in named:
+        _bench_tokenizer(texts, only, full=full, runs=runs, json=json)
+    else:
+        _bench_ops(named, full=full, runs=runs, json=json)
+
+
+def _bench_ops(named: list[str], *, full: bool, runs: int, json: Path | None) -> None:
+    import pyllm
+    from pyllm.bench import conditions, report, roofline
+
+    cases = {
+        name: report.cases_of(name, full=full) for name in named or report.op_names() if name != "roofline"
+    }
     pyllm.tune_allocator()
+    with _progress(runs * sum(map(len, cases.values()))) as advance:
+        rows, roofs = report.measure_runs(cases, runs, advance)
+    _show(pyllm.info(), roofline.table(roofs), *([report.table(rows)] if rows else []))
+    gathered = conditions.gather(runs=runs, full=full)
+    _save(json, conditions.file_name(roofs), report.as_json(rows, roofs, gathered))
+
+
+def _bench_tokenizer(texts: Path | None, only: str, *, full: bool, runs: int, json: Path | None) -> None:
+    from pyllm.bench.tokenizer import report
+
+    cases = report.cases(texts, full=full, only=only)
+    with _progress(runs * len(cases)) as advance:
+        rows = report.measure_runs(cases, runs, advance)
+    _show(report.table(rows), *report.absences(rows))
+    _save(json, report.file_name(), report.as_json(rows, report.conditions(runs=runs, full=full)))
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[object], None]]:
+    """A bar on a terminal; what it gives is called after every row."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("measuring", total=runs * sum(map(len, cases.values())))
-        rows, roofs = report.measure_runs(cases, runs, lambda row: progress.advance(task))
+        task = progress.add_task("measuring", total=total)
+        yield lambda row: progress.advance(task)
+
+
+def _show(*parts: Any) -> None:
+    from rich.console import Console
+
     output = Console()
     output = output if output.is_terminal else Console(width=140)
-    output.print(pyllm.info(), roofline.table(roofs), *([report.table(rows)] if rows else []), sep="\n")
-    if json is not None:
-        file = json / conditions.file_name(roofs) if json.is_dir() else json
-        text = dumps(report.as_json(rows, roofs, conditions.gather(runs=runs, full=full)), indent=1)
-        with atomic_path(file) as unfinished:
-            unfinished.write_text(text + "\n")
+    output.print(*parts, sep="\n")
+
+
+def _save(json: Path | None, name: str, measured: dict[str, Any]) -> None:
+    """In the file, or under the name in the folder."""
+    from json import dumps
+
+    from pyllm.checkpoints.atomic import atomic_path
+
+    if json is None:
+        return
+    with atomic_path(json / name if json.is_dir() else json) as unfinished:
+        unfinished.write_text(dumps(measured, indent=1) + "\n")
