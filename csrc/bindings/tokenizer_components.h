@@ -19,8 +19,9 @@ struct NormalizerList {
 };
 
 // The UTF-8 of a str, or the bytes of a bytes object, without a copy; the Python object must outlive the
-// view. Lone surrogates, which UTF-8 cannot hold, are repaired as tiktoken does: pairs join, the rest becomes
-// U+FFFD.
+// view. Of other objects with a buffer of bytes (bytearray, memoryview, numpy arrays), which may change while
+// they are read, a copy. Lone surrogates, which UTF-8 cannot hold, are repaired as tiktoken does: pairs join,
+// the rest becomes U+FFFD.
 class TextView {
  public:
   explicit TextView(py::handle text) {
@@ -28,6 +29,8 @@ class TextView {
       view_ = {PyBytes_AS_STRING(text.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(text.ptr()))};
     } else if (PyUnicode_Check(text.ptr())) {
       view_unicode(text);
+    } else if (PyObject_CheckBuffer(text.ptr()) != 0) {
+      view_buffer(text);
     } else {
       throw py::type_error("text: expected str or bytes, got " +
                            py::str(py::type::handle_of(text).attr("__name__")).cast<std::string>());
@@ -43,14 +46,25 @@ class TextView {
     if (data == nullptr) {
       if (!PyErr_ExceptionMatches(PyExc_UnicodeEncodeError)) throw py::error_already_set();
       PyErr_Clear();
-      repaired_ = text.attr("encode")("utf-16", "surrogatepass").attr("decode")("utf-16", "replace");
-      data = PyUnicode_AsUTF8AndSize(repaired_.ptr(), &size);
+      held_ = text.attr("encode")("utf-16", "surrogatepass").attr("decode")("utf-16", "replace");
+      data = PyUnicode_AsUTF8AndSize(held_.ptr(), &size);
       if (data == nullptr) throw py::error_already_set();
     }
     view_ = {data, static_cast<size_t>(size)};
   }
 
-  py::object repaired_;
+  void view_buffer(py::handle text) {
+    const py::buffer_info info = py::reinterpret_borrow<py::buffer>(text).request();
+    if (info.itemsize != 1 || info.ndim != 1) {
+      throw py::type_error("text: expected a buffer of bytes in one dimension, got items of " +
+                           std::to_string(info.itemsize) + " bytes in " + std::to_string(info.ndim));
+    }
+    held_ = py::reinterpret_steal<py::object>(PyBytes_FromObject(text.ptr()));
+    if (!held_) throw py::error_already_set();
+    view_ = {PyBytes_AS_STRING(held_.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(held_.ptr()))};
+  }
+
+  py::object held_;  // what the view shows, where it is not the object itself
   std::string_view view_;
 };
 

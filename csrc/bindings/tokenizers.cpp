@@ -94,13 +94,18 @@ class Encoding {
     tokenizer_ = std::make_unique<Tokenizer>(std::move(definition));
   }
 
-  // matched: one flag for every added token, or None for all.
+  // matched: one flag for every added token, or None for all. plain: sorted spans of bytes; guarded: one flag
+  // for every added token, needed where `plain` is not empty.
   EncodeOptions options(const std::optional<std::vector<bool>>& matched,
-                        const std::vector<std::pair<size_t, size_t>>& plain) const {
+                        const std::vector<std::pair<size_t, size_t>>& plain,
+                        const std::vector<bool>& guarded) const {
     const size_t count = tokenizer_->added_tokens().size();
-    EncodeOptions result{matched.value_or(TokenFilter(count, true)), {}};
+    EncodeOptions result{matched.value_or(TokenFilter(count, true)), {}, guarded};
     if (result.matched.size() != count) {
       throw std::invalid_argument("matched: expected " + std::to_string(count) + " flags");
+    }
+    if (guarded.size() != count && !(plain.empty() && guarded.empty())) {
+      throw std::invalid_argument("guarded: expected " + std::to_string(count) + " flags");
     }
     for (const auto& [begin, end] : plain) result.plain.push_back({begin, end});
     return result;
@@ -115,34 +120,65 @@ class Encoding {
     return output;
   }
 
-  // -> (ids, (n, 2) byte offsets of the UTF-8 of the text)
+  // -> arrays of ids, of byte offsets (n, 2) in the UTF-8 of the text, and of the piece that each id is of
   py::tuple encode_with_offsets(const py::object& text, const EncodeOptions& options) const {
-    const EncodeOutput output = encode(text, options, true);
+    EncodeOutput output = encode(text, options, true);
     auto offsets = std::make_unique<std::vector<int64_t>>();
     for (const Span& span : output.offsets) {
       offsets->insert(offsets->end(), {static_cast<int64_t>(span.begin), static_cast<int64_t>(span.end)});
     }
-    return py::make_tuple(list_of(output.ids), rows_of(std::move(offsets), 2));
+    return py::make_tuple(array_of(std::move(output.ids)), rows_of(std::move(offsets), 2),
+                          array_of(std::move(output.pieces)));
   }
 
   py::list encode_batch(const py::list& texts, const EncodeOptions& options, size_t num_threads) const {
-    const std::vector<TextView> views = texts_of(texts);
-    std::vector<EncodeOutput> rows(views.size());
+    py::list result;
+    for (const auto& row : encode_rows(texts, options, num_threads)) result.append(list_of(row.ids));
+    return result;
+  }
+
+  // -> arrays of the ids of all texts, prefix and suffix around each, and of the n + 1 borders between them
+  py::tuple encode_batch_flat(const py::list& texts, const EncodeOptions& options, size_t num_threads,
+                              const std::vector<TokenId>& prefix, const std::vector<TokenId>& suffix) const {
+    const std::vector<EncodeOutput> rows = encode_rows(texts, options, num_threads);
+    auto ids = std::make_unique<std::vector<TokenId>>();
+    auto borders = std::make_unique<std::vector<int64_t>>(1);
     {
       const py::gil_scoped_release release;
-      parallel_for_each(views.size(), num_threads,
-                        [&](size_t, size_t i) { tokenizer_->encode(views[i].get(), options, rows[i]); });
+      size_t count = rows.size() * (prefix.size() + suffix.size());
+      for (const EncodeOutput& row : rows) count += row.ids.size();
+      ids->reserve(count);
+      for (const EncodeOutput& row : rows) {
+        for (const std::vector<TokenId>* part : {&prefix, &row.ids, &suffix}) {
+          ids->insert(ids->end(), part->begin(), part->end());
+        }
+        borders->push_back(static_cast<int64_t>(ids->size()));
+      }
     }
-    py::list result;
-    for (const auto& row : rows) result.append(list_of(row.ids));
-    return result;
+    return py::make_tuple(rows_of(std::move(ids), 1), rows_of(std::move(borders), 1));
+  }
+
+  // The bytes as one piece: no added tokens, no normalizers, no pretokenizer.
+  py::list encode_piece(const py::object& piece) const {
+    const TextView view(piece);
+    EncoderScratch scratch;
+    std::vector<TokenId> ids;
+    {
+      const py::gil_scoped_release release;
+      if (!view.get().empty()) tokenizer_->model().encode_piece(view.get(), scratch, ids, nullptr);
+    }
+    return list_of(ids);
   }
 
   std::optional<std::string> find_added(const py::object& text, const TokenFilter& filter) const {
     if (filter.size() != tokenizer_->added_tokens().size())
       throw std::invalid_argument("filter: wrong length");
     const TextView view(text);
-    const AddedToken* token = tokenizer_->find_added(view.get(), filter);
+    const AddedToken* token = nullptr;
+    {
+      const py::gil_scoped_release release;
+      token = tokenizer_->find_added(view.get(), filter);
+    }
     return token == nullptr ? std::nullopt : std::optional(token->content);
   }
 
@@ -163,6 +199,16 @@ class Encoding {
   }
 
  private:
+  std::vector<EncodeOutput> encode_rows(const py::list& texts, const EncodeOptions& options,
+                                        size_t num_threads) const {
+    const std::vector<TextView> views = texts_of(texts);
+    std::vector<EncodeOutput> rows(views.size());
+    const py::gil_scoped_release release;
+    parallel_for_each(views.size(), num_threads,
+                      [&](size_t, size_t i) { tokenizer_->encode(views[i].get(), options, rows[i]); });
+    return rows;
+  }
+
   std::unique_ptr<Tokenizer> tokenizer_;
 };
 
@@ -242,7 +288,8 @@ PYBIND11_MODULE(_tokenizers, m) {
                     Pretokenizer&, const std::vector<AddedTokenFields>&>(),
            py::arg("model"), py::arg("tokens"), py::arg("first_tokens"), py::arg("normalizers"),
            py::arg("pretokenizer"), py::arg("added_tokens"))
-      .def("options", &Encoding::options, py::arg("matched"), py::arg("plain") = py::list())
+      .def("options", &Encoding::options, py::arg("matched"), py::arg("plain") = py::list(),
+           py::arg("guarded") = py::list())
       .def("encode",
            [](const Encoding& self, const py::object& text, const EncodeOptions& options) {
              return list_of(self.encode(text, options, false).ids);
@@ -256,6 +303,9 @@ PYBIND11_MODULE(_tokenizers, m) {
       .def("encode_with_offsets", &Encoding::encode_with_offsets)
       .def("encode_batch", &Encoding::encode_batch, py::arg("texts"), py::arg("options"),
            py::arg("num_threads"))
+      .def("encode_batch_flat", &Encoding::encode_batch_flat, py::arg("texts"), py::arg("options"),
+           py::arg("num_threads"), py::arg("prefix"), py::arg("suffix"))
+      .def("encode_piece", &Encoding::encode_piece)
       .def("find_added", &Encoding::find_added)
       .def("decode", &Encoding::decode, py::arg("ids"), py::arg("first"))
       .def("merges", &Encoding::merges);

@@ -35,7 +35,7 @@ void AddedTokenMatcher::insert(std::string_view content, uint32_t token) {
 }
 
 uint32_t AddedTokenMatcher::longest_at(std::string_view text, size_t at, const TokenFilter& filter,
-                                       bool no_special) const {
+                                       const TokenFilter* refused) const {
   uint32_t best = kNone, node = 0;
   for (; at < text.size(); ++at) {
     const auto& children = nodes_[node].children;
@@ -43,7 +43,7 @@ uint32_t AddedTokenMatcher::longest_at(std::string_view text, size_t at, const T
     if (child == children.end()) break;
     node = child->second;
     const uint32_t token = nodes_[node].token;
-    if (token != kNone && filter[token] && !(no_special && (*tokens_)[token].special)) best = token;
+    if (token != kNone && filter[token] && !(refused != nullptr && (*refused)[token])) best = token;
   }
   return best;
 }
@@ -69,7 +69,8 @@ std::optional<AddedTokenMatch> AddedTokenMatcher::extend(std::string_view text, 
 }
 
 std::vector<AddedTokenMatch> AddedTokenMatcher::find_all(std::string_view text, const TokenFilter& filter,
-                                                         const std::vector<Span>& plain) const {
+                                                         const std::vector<Span>& plain,
+                                                         const TokenFilter& guarded) const {
   std::vector<AddedTokenMatch> matches;
   auto span = plain.begin();
   size_t taken = 0;
@@ -79,10 +80,10 @@ std::vector<AddedTokenMatch> AddedTokenMatcher::find_all(std::string_view text, 
       continue;
     }
     while (span != plain.end() && span->end <= at) ++span;
-    uint32_t found = longest_at(text, at, filter, false);
+    uint32_t found = longest_at(text, at, filter, nullptr);
     const bool touches_plain =
         found != kNone && span != plain.end() && span->begin < at + (*tokens_)[found].content.size();
-    if (touches_plain) found = longest_at(text, at, filter, true);
+    if (touches_plain) found = longest_at(text, at, filter, &guarded);
     if (found == kNone) {
       ++at;
       continue;
@@ -101,7 +102,7 @@ std::vector<AddedTokenMatch> AddedTokenMatcher::find_all(std::string_view text, 
 const AddedToken* AddedTokenMatcher::find_first(std::string_view text, const TokenFilter& filter) const {
   for (size_t at = 0; at < text.size(); ++at) {
     if (!starts_[static_cast<unsigned char>(text[at])]) continue;
-    const uint32_t found = longest_at(text, at, filter, false);
+    const uint32_t found = longest_at(text, at, filter, nullptr);
     if (found != kNone) return &(*tokens_)[found];
   }
   return nullptr;

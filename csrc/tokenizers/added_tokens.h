@@ -40,10 +40,10 @@ class AddedTokenMatcher {
 
   bool empty() const { return nodes_.size() == 1; }
 
-  // Every match, left to right; they overlap in stripped whitespace at most. Special tokens that touch a part
-  // of the text in `plain` (sorted) do not match.
+  // Every match, left to right; they overlap in stripped whitespace at most. Tokens of `guarded` that touch a
+  // part of the text in `plain` (sorted) do not match; `guarded` may be empty where `plain` is.
   std::vector<AddedTokenMatch> find_all(std::string_view text, const TokenFilter& filter,
-                                        const std::vector<Span>& plain) const;
+                                        const std::vector<Span>& plain, const TokenFilter& guarded) const;
 
   // The leftmost token of the filter, whatever its flags; nullptr if the text has none.
   const AddedToken* find_first(std::string_view text, const TokenFilter& filter) const;
@@ -57,7 +57,8 @@ class AddedTokenMatcher {
   };
 
   void insert(std::string_view content, uint32_t token);
-  uint32_t longest_at(std::string_view text, size_t at, const TokenFilter& filter, bool no_special) const;
+  uint32_t longest_at(std::string_view text, size_t at, const TokenFilter& filter,
+                      const TokenFilter* refused) const;
   std::optional<AddedTokenMatch> extend(std::string_view text, size_t at, const AddedToken& token,
                                         size_t taken) const;
 

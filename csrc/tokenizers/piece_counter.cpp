@@ -88,7 +88,7 @@ void PieceCounter::add(const std::vector<std::string_view>& texts, size_t num_th
   const TokenFilter every(boundaries_.size(), true);
   for (const std::string_view text : texts) {
     size_t at = 0;
-    for (const AddedTokenMatch& match : matcher_.find_all(text, every, {})) {
+    for (const AddedTokenMatch& match : matcher_.find_all(text, every, {}, {})) {
       add_text(text.substr(at, match.begin - at));
       at = match.end;
     }

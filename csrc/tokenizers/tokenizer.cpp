@@ -23,6 +23,21 @@ std::vector<Span> clip(const std::vector<Span>& spans, size_t begin, size_t end)
   return clipped;
 }
 
+// The parts of an aligned text that come from the spans, which are relative to `begin`.
+std::vector<Span> made_of(const AlignedText& text, size_t begin, const std::vector<Span>& spans) {
+  std::vector<Span> parts;
+  for (size_t at = 0; at < text.origins.size(); ++at) {
+    const Span& origin = text.origins[at];
+    if (clip(spans, origin.begin - begin, std::max(origin.end, origin.begin + 1) - begin).empty()) continue;
+    if (!parts.empty() && parts.back().end == at) {
+      ++parts.back().end;
+    } else {
+      parts.push_back({at, at + 1});
+    }
+  }
+  return parts;
+}
+
 // Calls gap(begin, end) and token(match) in the order of the text.
 template <typename Gap, typename Token>
 void walk_matches(std::string_view text, const std::vector<AddedTokenMatch>& matches, Gap&& gap,
@@ -79,6 +94,7 @@ struct Tokenizer::Work {
   EncoderScratch& scratch;
   EncodeOutput& out;
   std::vector<size_t> lengths;
+  uint32_t piece = 0;  // how many are done
 };
 
 Tokenizer::Tokenizer(TokenizerDefinition definition)
@@ -127,15 +143,20 @@ AlignedText Tokenizer::normalized(AlignedText text) const {
 
 void Tokenizer::encode(std::string_view text, const EncodeOptions& options, EncodeOutput& out) const {
   ScratchLease scratch(*this);
-  Work work{options, *scratch, out, {}};
+  Work work{options, *scratch, out, {}, 0};
   const auto gap = [&](size_t begin, size_t end) {
     encode_between(text.substr(begin, end - begin), begin, clip(options.plain, begin, end), work);
   };
-  walk_matches(text, raw_.find_all(text, options.matched, options.plain), gap,
-               [&](const AddedTokenMatch& match) {
-                 out.ids.push_back(match.token->id);
-                 if (out.with_offsets) out.offsets.push_back({match.begin, match.end});
-               });
+  walk_matches(
+      text, raw_.find_all(text, options.matched, options.plain, options.guarded), gap,
+      [&](const AddedTokenMatch& match) { add_token(match.token->id, {match.begin, match.end}, work); });
+}
+
+void Tokenizer::add_token(TokenId id, Span origin, Work& work) {
+  work.out.ids.push_back(id);
+  if (!work.out.with_offsets) return;
+  work.out.offsets.push_back(origin);
+  work.out.pieces.push_back(work.piece++);
 }
 
 // Text that no normalizer changes and that nobody wants offsets of is read where it stands. A pretokenizer
@@ -147,17 +168,14 @@ void Tokenizer::encode_between(std::string_view text, size_t begin, const std::v
     encode_plain(text, work);
     return;
   }
-  const bool aligned = work.out.with_offsets || (changes && minds_start_);
+  const bool aligned = work.out.with_offsets || (changes && (minds_start_ || !plain.empty()));
   AlignedText source = AlignedText::of(text, begin, aligned);
   if (!changes) {
     encode_normalized(source, begin == 0, plain, work);
     return;
   }
-  // Positions move under normalization: plain parts then cover all of it.
   const AlignedText result = normalized(std::move(source));
-  std::vector<Span> all;
-  if (!plain.empty()) all.push_back({0, result.text.size()});
-  encode_normalized(result, begin == 0, all, work);
+  encode_normalized(result, begin == 0, plain.empty() ? plain : made_of(result, begin, plain), work);
 }
 
 void Tokenizer::encode_normalized(const AlignedText& text, bool at_start, const std::vector<Span>& plain,
@@ -173,10 +191,12 @@ void Tokenizer::encode_normalized(const AlignedText& text, bool at_start, const 
     encode_parts(writer.finish(), at_start && begin == 0, work);
   };
   const auto token = [&](const AddedTokenMatch& match) {
-    work.out.ids.push_back(match.token->id);
-    if (work.out.with_offsets) work.out.offsets.push_back(text.origin({match.begin, match.end}));
+    add_token(match.token->id,
+              work.out.with_offsets ? text.origin({match.begin, match.end}) : Span{match.begin, match.end},
+              work);
   };
-  walk_matches(bytes, normalized_.find_all(bytes, work.options.matched, plain), gap, token);
+  walk_matches(bytes, normalized_.find_all(bytes, work.options.matched, plain, work.options.guarded), gap,
+               token);
 }
 
 void Tokenizer::encode_plain(std::string_view text, Work& work) const {
@@ -210,8 +230,10 @@ void Tokenizer::encode_piece(const AlignedText& text, Span piece, Work& work) co
   size_t at = piece.begin;
   for (const size_t length : work.lengths) {
     work.out.offsets.push_back(text.origin({at, at + length}));
+    work.out.pieces.push_back(work.piece);
     at += length;
   }
+  ++work.piece;
 }
 
 const AddedToken* Tokenizer::find_added(std::string_view text, const TokenFilter& filter) const {

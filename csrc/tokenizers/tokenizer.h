@@ -43,14 +43,18 @@ struct TokenizerDefinition {
 struct EncodeOptions {
   // By position in the list of added tokens; tokens that are not special must be in.
   TokenFilter matched;
-  // Parts of the text where special tokens are plain text.
+  // Parts of the text, sorted, that are plain text for the tokens of `guarded`: those do not match if they
+  // touch one.
   std::vector<Span> plain;
+  TokenFilter guarded;
 };
 
 // Where ids go.
 struct EncodeOutput {
   std::vector<TokenId> ids;
-  std::vector<Span> offsets;  // bytes of the text, one for each id, if `with_offsets`
+  // If `with_offsets`, for each id: bytes of the text, and which piece it is of (added tokens count as one).
+  std::vector<Span> offsets;
+  std::vector<uint32_t> pieces;
   bool with_offsets = false;
 };
 
@@ -78,6 +82,7 @@ class Tokenizer {
   class ScratchLease;
   struct Work;
 
+  static void add_token(TokenId id, Span origin, Work& work);
   void encode_between(std::string_view text, size_t begin, const std::vector<Span>& plain, Work& work) const;
   void encode_normalized(const AlignedText& text, bool at_start, const std::vector<Span>& plain,
                          Work& work) const;

@@ -1,31 +1,58 @@
 """Chat templates: Jinja programs that turn messages into text, in the environment that transformers gives them.
 
-Templates come from strangers: they run in Jinja's sandbox, on copies made of plain JSON types.
+Templates come from strangers: they run in Jinja's sandbox, on copies made of plain JSON types. Messages come from
+strangers too: what of the text they wrote is known afterwards (`trusted_text.py`), so that it is never encoded as a
+control token.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from itertools import chain
 from typing import Any, NamedTuple, NoReturn
 
 import jinja2
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-# A guard stands for a special token that a message spells out: the template carries it through like any other text,
-# and so it is known afterwards what came from the message. Private-use characters, none of which may be in a message.
-_GUARD_PLANES = range(0xF0000, 0x10FFFE)
+from pyllm.tokenizers.definition import AddedToken
+from pyllm.tokenizers.trusted_text import TrustingCodeGenerator, concatenate, mask_of, trusted
+
+# Templates put control tokens together out of these ('<|' + role + '|>', Phi-3); other roles are text of the message.
+_ROLES = frozenset(
+    [
+        "system",
+        "developer",
+        "user",
+        "human",
+        "assistant",
+        "model",
+        "bot",
+        "tool",
+        "function",
+        "ipython",
+        "observation",
+        "environment",
+        "documents",
+        "available_tools",
+        "tools",
+        "tool_call",
+        "tool_response",
+    ]
+)
+_FENCED = re.compile(r"<[|｜].*[|｜]>", re.DOTALL)
+
+Template = str | Mapping[str, str] | None
 
 
 class RenderedChat(NamedTuple):
-    """Text, and the parts of it (begin, end in bytes of its UTF-8) that spell special tokens but are plain text."""
+    """Text, and the parts of it (begin, end in bytes of its UTF-8) that the template did not write itself."""
 
     text: str
-    plain: list[tuple[int, int]]
+    untrusted: list[tuple[int, int]]
 
 
 class _GenerationBlock(Extension):
@@ -38,104 +65,84 @@ class _GenerationBlock(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+def control_flags(added_tokens: Iterable[AddedToken], template: Template) -> list[bool]:
+    """For each added token whether it is one that text of a message must never become.
+
+    Those are the special ones; of the others those that the template spells, and those written <|...|>. Runs of
+    whitespace, HTML tags and the like, which some vocabularies add for compression, stay text.
+    """
+    sources = "\n".join(template.values() if isinstance(template, Mapping) else [template or ""])
+    return [
+        token.special
+        or bool(token.content.strip() and (_FENCED.fullmatch(token.content) or token.content in sources))
+        for token in added_tokens
+    ]
+
+
 def render_chat(
-    template: str | Mapping[str, str] | None,
+    template: Template,
     messages: Sequence[Mapping[str, Any]],
     *,
     tools: Sequence[Mapping[str, Any]] | None,
-    special_tokens: Sequence[str],
-    control: Mapping[str, Any],
+    control: Mapping[str, str],
     variables: Mapping[str, Any],
 ) -> RenderedChat:
-    """Renders a chat; special tokens in messages, tools and `variables` end up in `plain`.
+    """Renders a chat; the strings in messages, tools and `variables` end up in `untrusted`, all but known roles.
 
-    The template sees the names of `control` and `variables` too; those of `control` keep their special tokens.
+    The template sees the names of `control` and `variables` too; the strings of `control` are trusted.
     Raises ValueError if there is no template, if it is broken or rejects the messages, and TypeError if messages or
     tools are not sequences of mappings.
     """
     source = _choose(template, tools)
-    guards = _Guards(special_tokens, _text_in([messages, tools, variables]))
     data = {
-        "messages": [_mapping(message, "messages", guards) for message in _sequence(messages, "messages")],
-        "tools": None
-        if tools is None
-        else [_mapping(tool, "tools", guards) for tool in _sequence(tools, "tools")],
+        "messages": [_message(message) for message in _sequence(messages, "messages")],
+        "tools": None if tools is None else [_mapping(tool, "tools") for tool in _sequence(tools, "tools")],
         "documents": None,
-        **control,
-        **{name: _plain_data(value, guards) for name, value in variables.items()},
+        **{name: trusted(_repaired(text)) for name, text in control.items()},
+        **{name: _plain_data(value) for name, value in variables.items()},
     }
     try:
-        return guards.restore(_compile(source).render(data))
+        text = _compile(_repaired(source)).render(data)
     except jinja2.TemplateError as error:
         raise ValueError(f"chat_template: {error}") from error
     except (TypeError, AttributeError, KeyError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"chat_template: it fails on these messages: {error!r}") from error
+    return RenderedChat(
+        "".join([text]), byte_spans(text, [m.span() for m in re.finditer(b"\0+", mask_of(text))])
+    )
 
 
-class _Guards:
-    """Swaps special tokens for private characters before rendering, and back afterwards."""
-
-    def __init__(self, special_tokens: Sequence[str], text: str) -> None:
-        used = set(text)
-        free = (chr(code) for code in _GUARD_PLANES if chr(code) not in used)
-        # The longest first, as the encoder prefers it.
-        self._guard_of = dict(zip(sorted(special_tokens, key=len, reverse=True), free, strict=False))
-        self._token_of = {guard: token for token, guard in self._guard_of.items()}
-
-    def protect(self, text: str) -> str:
-        for token, guard in self._guard_of.items():
-            if token in text:
-                text = text.replace(token, guard)
-        return text
-
-    def restore(self, rendered: str) -> RenderedChat:
-        parts: list[str] = []
-        plain: list[tuple[int, int]] = []
-        size = 0
-        for part in _split_at(rendered, self._token_of):
-            text = self._token_of.get(part, part)
-            length = len(text.encode("utf-8", "surrogatepass"))
-            if part in self._token_of:
-                plain.append((size, size + length))
-            parts.append(text)
-            size += length
-        return RenderedChat("".join(parts), plain)
+def byte_spans(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans of characters, sorted, as spans of bytes of the text's UTF-8."""
+    result, at, size = [], 0, 0
+    for begin, end in spans:
+        first = size + len(text[at:begin].encode())
+        at, size = end, first + len(text[begin:end].encode())
+        result.append((first, size))
+    return result
 
 
-def _split_at(text: str, marks: Mapping[str, str]) -> list[str]:
-    """The text cut before and after every character that is a key of `marks`."""
-    parts, begin = [], 0
-    for i, character in enumerate(text):
-        if character in marks:
-            parts += [text[begin:i], character]
-            begin = i + 1
-    return [part for part in [*parts, text[begin:]] if part]
+def _repaired(text: str) -> str:
+    """Surrogates as the encoder takes them: pairs join, others become U+FFFD."""
+    if text.isascii():
+        return str.__str__(text)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _text_in(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        return "".join(_text_in(part) for part in chain.from_iterable(value.items()))
-    if isinstance(value, (list, tuple)):
-        return "".join(map(_text_in, value))
-    return ""
-
-
-def _plain_data(value: Any, guards: _Guards) -> Any:
+def _plain_data(value: Any) -> Any:
     """A copy made of plain JSON types: a template never gets at the methods of a caller's objects."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return guards.protect(str.__str__(value))
+        return _repaired(value)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
         return float(value)
     if isinstance(value, Mapping):
-        return {_plain_data(key, guards): _plain_data(item, guards) for key, item in value.items()}
+        return {_plain_data(key): _plain_data(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain_data(item, guards) for item in value]
+        return [_plain_data(item) for item in value]
     raise TypeError(f"messages: expected str, numbers, lists and dicts in them, got {type(value).__name__}")
 
 
@@ -145,13 +152,19 @@ def _sequence(value: Any, name: str) -> Sequence[Any]:
     return value
 
 
-def _mapping(value: Any, name: str, guards: _Guards) -> dict[str, Any]:
+def _mapping(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(f"{name}: expected dicts, got {type(value).__name__}")
-    return _plain_data(value, guards)
+    return _plain_data(value)
 
 
-def _choose(template: str | Mapping[str, str] | None, tools: Any) -> str:
+def _message(value: Any) -> dict[str, Any]:
+    message = _mapping(value, "messages")
+    role = message.get("role")
+    return {**message, "role": trusted(role)} if isinstance(role, str) and role in _ROLES else message
+
+
+def _choose(template: Template, tools: Any) -> str:
     if isinstance(template, Mapping):
         name = "tool_use" if tools and "tool_use" in template else "default"
         if name not in template:
@@ -185,12 +198,33 @@ def _to_json(
     )
 
 
+def _joining(join: Callable[..., str]) -> Callable[..., str]:
+    """Jinja's filter `join` with a separator that lets the trust of the parts through."""
+
+    @jinja2.pass_eval_context
+    def trusting(context: Any, value: Any, d: str = "", attribute: Any = None) -> str:
+        return join(context, value, d or trusted(""), attribute)
+
+    return trusting
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    code_generator_class = TrustingCodeGenerator
+    concat = staticmethod(concatenate)
+    trusted = staticmethod(trusted)
+
+
 @lru_cache(maxsize=16)
 def _compile(source: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, "jinja2.ext.loopcontrols"]
+    # The optimizer would compute with literals before they are marked.
+    environment = _Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_GenerationBlock, "jinja2.ext.loopcontrols"],
+        optimized=False,
     )
     environment.filters["tojson"] = _to_json
+    environment.filters["join"] = _joining(environment.filters["join"])
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment.from_string(source)

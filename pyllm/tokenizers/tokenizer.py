@@ -51,6 +51,7 @@ class Tokenizer:
         self.pattern = known_pattern(definition.pre_tokenizers)
         self.bos_token, self.eos_token = definition.bos_token, definition.eos_token
         self.chat_template = definition.chat_template
+        self._control_flags: tuple[Any, list[bool]] | None = None
 
     @classmethod
     def train(
@@ -187,8 +188,8 @@ class Tokenizer:
         if unit not in ("characters", "bytes"):
             raise ValueError(f"unit: expected 'characters' or 'bytes', got {unit!r}")
         options = self._checked_options([text], allowed_special, disallowed_special)
-        ids, offsets = self._encoding.encode_with_offsets(text, options)
-        return ids, offsets if unit == "bytes" else _in_characters(offsets, text)
+        ids, offsets, _ = self._encoding.encode_with_offsets(text, options)
+        return ids.tolist(), offsets if unit == "bytes" else _in_characters(offsets, text)
 
     def count(
         self,
@@ -260,15 +261,15 @@ class Tokenizer:
         messages: dicts with "role" and "content"; tools: JSON schemas; `variables` are passed on to the template, e.g.
         enable_thinking=False.
 
-        Text in messages, tools and variables can only give the ids of plain text: a special token spelled out inside
-        of one string is hidden from the template and encoded as text. Not covered: a template that itself puts
-        together a special token out of parts of messages, and added tokens that are not special (Qwen3's
-        `</think>`), which match in any text.
+        Text in messages, tools and variables never becomes a control token, and no part of one, whatever the template
+        makes of it: only what the template's own literals spell does (and bos, eos and well-known roles). Control
+        tokens are the special ones, and of other added tokens those that the template spells (Qwen3's `</think>`) or
+        that are written <|...|>.
 
         Raises ValueError if there is no template, or if it rejects the messages.
         """
         chat = self._render(messages, tools, add_generation_prompt, variables)
-        return self._encoding.encode(chat.text, self._encoding.options(None, chat.plain))
+        return self._encoding.encode(chat.text, self._encoding.options(None, chat.untrusted, self._control()))
 
     def render_chat_template(
         self,
@@ -317,10 +318,17 @@ class Tokenizer:
             self.chat_template,
             messages,
             tools=tools,
-            special_tokens=list(self.special_tokens),
             control={name: token for name, token in control.items() if token is not None},
             variables={"add_generation_prompt": add_generation_prompt, **variables},
         )
+
+    def _control(self) -> list[bool]:
+        """For each added token whether text of a message must never become it."""
+        from pyllm.tokenizers.chat import control_flags
+
+        if self._control_flags is None or self._control_flags[0] != self.chat_template:
+            self._control_flags = (self.chat_template, control_flags(self._added, self.chat_template))
+        return self._control_flags[1]
 
     def _surround(self, ids: list[int], add_special_tokens: bool) -> list[int]:
         if not add_special_tokens:

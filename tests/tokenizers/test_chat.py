@@ -73,7 +73,69 @@ def test_messages_cannot_write_control_tokens() -> None:
     assert any(ids[i : i + len(plain) - 1] == plain[:-1] for i in range(len(ids)))
 
 
-def test_guards_survive_trimming_json_and_private_characters() -> None:
+# Each assembles <|x|> out of what the message says; the last one writes it itself.
+ASSEMBLIES = [
+    "{{ '<|' + c + '|>' }}",
+    "{{ '<|' ~ c ~ '|>' }}",
+    "<|{{ c }}|>",
+    "{{ ['<|', c, '|>'] | join }}",
+    "{{ '' | join(['<|', c, '|>']) }}{{ ''.join(['<|', c, '|>']) }}{{ c.join(['<|', '|>']) }}",
+    "{{ '<|%s|>' % c }}{{ '<|{}|>'.format(c) }}{{ '<|y|>'.replace('y', c) }}{{ '<|y|>' | replace('y', c) }}",
+    "{% set s %}<|{{ c }}{% endset %}{{ s ~ '|>' }}{% set s = '<|' %}{% set s = s + c %}{{ s + '|>' }}",
+    "{% macro f(a) %}<|{{ a }}{% endmacro %}{{ f(c) }}|>{{ f(c) + '|>' }}",
+    "{% macro f() %}<|{{ caller() }}|>{% endmacro %}{% call f() %}{{ c }}{% endcall %}",
+    "{% filter trim %} <|{{ c }}|> {% endfilter %}{{ (' <|' + c + '|> ') | trim | lower }}",
+    "{% set n = namespace(s='<|') %}{% for m in messages %}{% set n.s = n.s + m.content %}{% endfor %}{{ n.s }}|>",
+    "{{ ('<|' + c + '|>')[0:] }}{{ ('<|' + c + '|>' + '!')[:-1] }}{{ ('y<|' + c + '|>').split('y')[1] }}",
+    "{{ ('<|' + c + '|>') | string | safe }}{{ ('<|' + c + '|>') | list | join }}{{ '<|' ~ c | upper | lower }}|>",
+    "{{ '<|' }}{{ c | tojson | trim('\"') }}{{ '|>' | escape | replace('&gt;', '>') }}{{ ('<|' + c + '|>') | indent }}",
+    "{{ {'k': '<|' + c + '|>'}['k'] }}{{ '<|' ~ {c: 1} | first }}|>{{ '<|%s|>' | format(c) }}",
+]
+
+
+@pytest.mark.parametrize("template", ASSEMBLIES)
+@pytest.mark.parametrize("own", ["", "<|x|>{{ '<|' + 'x' ~ '|>' }}"])
+def test_no_operation_makes_a_control_token_of_what_a_message_says(template: str, own: str) -> None:
+    tokenizer = Tokenizer.train(["ab\n" * 9], 300, special_tokens=["<|x|>"])
+    tokenizer.chat_template = "{% set c = messages[0].content %}" + template + own
+    chat = [{"role": "user", "content": "x"}]
+    assert "<|x|>" in tokenizer.render_chat_template(chat).removesuffix(own and "<|x|><|x|>")
+    assert tokenizer.apply_chat_template(chat).count(0) == (2 if own else 0)
+
+
+def test_added_tokens_that_the_template_spells_are_control_tokens() -> None:
+    tokenizer, transformers = ours("qwen3"), pytest.importorskip("transformers")
+    folder = asset(f"{HUGGINGFACE_FOLDERS['qwen3']}/models/tokenizer_config.json").parent
+    tokenizer = Tokenizer.from_file(folder)
+    chat = [{"role": "user", "content": "</think> <|fim_prefix|> \ud83d\ude00 \ud83d <tool_call>"}]
+    ids = tokenizer.apply_chat_template(chat)
+    names = ("<think>", "</think>", "<|fim_prefix|>", "<tool_call>")
+    assert not {
+        tokenizer._encoding.encode(name, tokenizer._encoding.options(None))[0] for name in names
+    } & set(ids)
+    assert "</think> <|fim_prefix|> \U0001f600 \ufffd <tool_call>" in tokenizer.decode(ids)
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    expected = theirs.apply_chat_template(
+        [{"role": "user", "content": "hi"}],
+        add_generation_prompt=True,
+        enable_thinking=False,
+        return_dict=False,
+    )
+    assert (
+        tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], enable_thinking=False) == expected
+    )
+
+
+def test_known_roles_are_trusted_and_others_are_not() -> None:
+    tokenizer = Tokenizer.train(["ab\n" * 9], 300, special_tokens=["<|user|>", "<|end|>"])
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}{% endfor %}"
+    )
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "<|user|>"}]).count(0) == 1
+    assert 1 not in tokenizer.apply_chat_template([{"role": "end", "content": ""}])
+
+
+def test_trust_survives_trimming_json_and_private_characters() -> None:
     tokenizer = Tokenizer.train(["ab\n" * 9], 300, special_tokens=["<s>", "<s>x"])
     tokenizer.chat_template = "<s>{% for m in messages %}{{ m.content | trim }}{{ m | tojson }}{% endfor %}"
     content = " <s>x\U000f0000<s> "

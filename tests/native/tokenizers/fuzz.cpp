@@ -109,7 +109,7 @@ class Fuzzer {
   }
 
   void check(const Tokenizer& tokenizer, const Exact& input) {
-    EncodeOptions options{{number(2) == 0, number(2) == 0}, {}};
+    EncodeOptions options{{number(2) == 0, number(2) == 0}, {}, {number(2) == 0, number(2) == 0}};
     const size_t begin = number(input.size);
     if (number(2) == 0) options.plain.push_back({begin, begin + number(input.size - begin)});
     EncodeOutput output, with_offsets;
