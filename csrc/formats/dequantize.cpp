@@ -20,8 +20,10 @@ constexpr Format format(const char* name) {
 }
 
 constexpr Format kFormats[] = {
-    format<Q4_0>("Q4_0"), format<Q4_1>("Q4_1"), format<Q5_0>("Q5_0"), format<Q5_1>("Q5_1"),
-    format<Q8_0>("Q8_0"), format<Q4_K>("Q4_K"), format<Q5_K>("Q5_K"), format<Q6_K>("Q6_K"),
+    format<Q4_0>("Q4_0"),   format<Q4_1>("Q4_1"), format<Q5_0>("Q5_0"),     format<Q5_1>("Q5_1"),
+    format<Q8_0>("Q8_0"),   format<Q2_K>("Q2_K"), format<Q3_K>("Q3_K"),     format<Q4_K>("Q4_K"),
+    format<Q5_K>("Q5_K"),   format<Q6_K>("Q6_K"), format<IQ4_NL>("IQ4_NL"), format<IQ4_XS>("IQ4_XS"),
+    format<MXFP4>("MXFP4"),
 };
 
 // Values unpacked before they are rounded: 4 KB of floats stay in the first-level cache.

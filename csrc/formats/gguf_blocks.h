@@ -5,6 +5,7 @@
 // alignment 1.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 #include "core/dtype.h"
@@ -61,12 +62,51 @@ struct Q6_K {
   int8_t scales[16];
   Half d;
 };
+// 256 in groups of 16 with four-bit scales (low) and minimums (high). Each half of 128 takes four runs of 32
+// from the two-bit pairs of 32 bytes.
+struct Q2_K {
+  uint8_t scales[16];
+  uint8_t qs[64];
+  Half d, dmin;
+};
+// As Q2_K; the third bit of element l of run r is bit r of hmask[l]. Six-bit scales, 32 too large.
+struct Q3_K {
+  uint8_t hmask[32];
+  uint8_t qs[64];
+  uint8_t scales[12];
+  Half d;
+};
+// 4-bit codes of kIq4Values, laid out as Q4_0.
+struct IQ4_NL {
+  Half d;
+  uint8_t qs[16];
+};
+// 256 such codes in groups of 32 with six-bit scales, 32 too large: four bits in scales_l, two in scales_h.
+struct IQ4_XS {
+  Half d;
+  uint8_t scales_h[2];
+  uint8_t scales_l[4];
+  uint8_t qs[128];
+};
+// 4-bit floats under a power of two (OCP microscaling formats), laid out as Q4_0.
+struct MXFP4 {
+  uint8_t e;
+  uint8_t qs[16];
+};
 
+static_assert(sizeof(Q2_K) == 84 && sizeof(Q3_K) == 110 && sizeof(IQ4_NL) == 18);
+static_assert(sizeof(IQ4_XS) == 136 && sizeof(MXFP4) == 17);
 static_assert(sizeof(Q4_0) == 18 && sizeof(Q4_1) == 20 && sizeof(Q5_0) == 22 && sizeof(Q5_1) == 24);
 static_assert(sizeof(Q8_0) == 34 && sizeof(Q4_K) == 144 && sizeof(Q5_K) == 176 && sizeof(Q6_K) == 210);
 
 template <class Block>
 inline constexpr int64_t kElements = 32;
+template <>
+inline constexpr int64_t kElements<Q2_K> = 256;
+template <>
+inline constexpr int64_t kElements<Q3_K> = 256;
+template <>
+inline constexpr int64_t kElements<IQ4_XS> = 256;
 template <>
 inline constexpr int64_t kElements<Q4_K> = 256;
 template <>
@@ -167,6 +207,78 @@ inline void unpack(const Q6_K& __restrict block, float* __restrict out) {
     for (int l = 0; l < 16; ++l) {
       const int q = (ql[l] >> (run / 2 * 4) & 15) | (qh[l] >> (run * 2) & 3) << 4;
       out[group * 16 + l] = d * static_cast<float>(q - 32);
+    }
+  }
+}
+
+inline void unpack(const Q2_K& __restrict block, float* __restrict out) {
+  for (int group = 0; group < 16; ++group) {
+    const float d = block.d * static_cast<float>(block.scales[group] & 15);
+    const float m = block.dmin * static_cast<float>(block.scales[group] >> 4);
+    const uint8_t* qs = block.qs + group / 8 * 32 + group % 2 * 16;
+    const int shift = group / 2 % 4 * 2;
+    for (int l = 0; l < 16; ++l) out[group * 16 + l] = d * static_cast<float>(qs[l] >> shift & 3) - m;
+  }
+}
+
+// Scale j of Q3_K, -32 to 31: a nibble, and two bits of the last four bytes.
+inline int signed_scale(const Q3_K& block, int j) {
+  const int low = block.scales[j % 8] >> j / 8 * 4 & 15, high = block.scales[8 + j % 4] >> j / 4 * 2 & 3;
+  return (low | high << 4) - 32;
+}
+
+inline void unpack(const Q3_K& __restrict block, float* __restrict out) {
+  for (int group = 0; group < 16; ++group) {
+    const float d = block.d * static_cast<float>(signed_scale(block, group));
+    const int run = group / 2, first = group % 2 * 16;
+    const uint8_t* qs = block.qs + run / 4 * 32 + first;
+    for (int l = 0; l < 16; ++l) {
+      const int q = (qs[l] >> run % 4 * 2 & 3) | (block.hmask[first + l] >> run & 1) << 2;
+      out[group * 16 + l] = d * static_cast<float>(q - 4);
+    }
+  }
+}
+
+inline constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                          1,    13,   25,  38,  53,  69,  89,  113};
+
+inline void unpack(const IQ4_NL& __restrict block, float* __restrict out) {
+  const float d = block.d;
+  for (int half = 0; half < 2; ++half) {
+    for (int j = 0; j < 16; ++j) {
+      out[half * 16 + j] = d * static_cast<float>(kIq4Values[block.qs[j] >> half * 4 & 15]);
+    }
+  }
+}
+
+inline int signed_scale(const IQ4_XS& block, int j) {
+  const int low = block.scales_l[j / 2] >> j % 2 * 4 & 15, high = block.scales_h[j / 4] >> j % 4 * 2 & 3;
+  return (low | high << 4) - 32;
+}
+
+inline void unpack(const IQ4_XS& __restrict block, float* __restrict out) {
+  for (int group = 0; group < 8; ++group) {
+    const float d = block.d * static_cast<float>(signed_scale(block, group));
+    for (int l = 0; l < 32; ++l) {
+      const int code = block.qs[group * 16 + l % 16] >> l / 16 * 4 & 15;
+      out[group * 32 + l] = d * static_cast<float>(kIq4Values[code]);
+    }
+  }
+}
+
+// E2M1, doubled: its scale is halved.
+inline constexpr int8_t kE2M1Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+// 2^(e - 128), the smallest two of them subnormal.
+inline float halved_scale(uint8_t e) {
+  return std::bit_cast<float>(e < 2 ? uint32_t{0x00200000} << e : uint32_t{e - 1u} << 23);
+}
+
+inline void unpack(const MXFP4& __restrict block, float* __restrict out) {
+  const float d = halved_scale(block.e);
+  for (int half = 0; half < 2; ++half) {
+    for (int j = 0; j < 16; ++j) {
+      out[half * 16 + j] = d * static_cast<float>(kE2M1Values[block.qs[j] >> half * 4 & 15]);
     }
   }
 }

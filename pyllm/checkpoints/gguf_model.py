@@ -11,12 +11,19 @@ from torch import Tensor
 
 from pyllm.checkpoints.dequantize import DTYPES, check_supported, dequantize
 from pyllm.checkpoints.gguf import GGUFError, GGUFFile, TensorInfo
+from pyllm.checkpoints.hf_gemma import (
+    GLOBAL_ROPE_THETA,
+    LAYERS_PER_PATTERN,
+    LOCAL_ROPE_THETA,
+    gemma_architecture,
+    gemma_layer_types,
+)
 from pyllm.checkpoints.stored import StoredTensor
-from pyllm.models.config import ModelConfig, RopeScaling
+from pyllm.models.config import MAX_LAYERS, ModelConfig, RopeScaling
 from pyllm.models.rope import scaled_frequencies
 from pyllm.nn.rotary import inverse_frequencies
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
 ROPE_FACTORS = "rope_freqs.weight"
 _NAMES = {
     "token_embd": "model.embed_tokens",
@@ -33,6 +40,12 @@ _NAMES = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+}
+# Gemma's norms on both sides of attention and MLP.
+_SANDWICH_NAMES = _NAMES | {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
 }
 
 
@@ -54,21 +67,22 @@ def config_from_gguf(file: GGUFFile) -> ModelConfig:
 def model_tensors(file: GGUFFile, config: ModelConfig) -> dict[str, StoredTensor]:
     """The file's tensors under state-dict names, dequantized when read; RoPE factors are left out."""
     return {
-        state_dict_name(info.name): _stored(file, info, config)
+        state_dict_name(info.name, config.sandwich_norms): _stored(file, info, config)
         for info in file.tensors.values()
         if info.name != ROPE_FACTORS
     }
 
 
-def state_dict_name(name: str) -> str:
+def state_dict_name(name: str, sandwich_norms: bool = False) -> str:
     """GGUF's name to the state dict's: "blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight".
 
     A name without a rule is returned as it is, to be refused by the loader.
     """
     match = re.fullmatch(r"(?:blk\.(\d{1,5})\.)?(\w+)\.(weight|bias)", name)
-    if match is None or match[2] not in _NAMES:
+    names = _SANDWICH_NAMES if sandwich_norms else _NAMES
+    if match is None or match[2] not in names:
         return name
-    target = _NAMES[match[2]]
+    target = names[match[2]]
     in_layer = not target.startswith(("model.", "lm_head"))
     if in_layer != (match[1] is not None):
         return name
@@ -121,7 +135,8 @@ def _config(file: GGUFFile) -> ModelConfig:
             raise GGUFError(f"{architecture}.{key} must equal the head size {head_dim}")
     if head_dim < 2:
         raise GGUFError(f"{heads} heads for a width of {hidden}")
-    tensors, theta = file.tensors, metadata.number("rope.freq_base", 10000.0)
+    tensors = file.tensors
+    theta = metadata.number("rope.freq_base", _default_rope_theta(architecture))
     return ModelConfig(
         vocab_size=_vocab_size(file, metadata),
         hidden_size=hidden,
@@ -138,12 +153,34 @@ def _config(file: GGUFFile) -> ModelConfig:
         attention_bias="blk.0.attn_q.bias" in tensors,
         attention_output_bias="blk.0.attn_output.bias" in tensors,
         mlp_bias="blk.0.ffn_down.bias" in tensors,
-        qk_norm="blk.0.attn_q_norm.weight" in tensors,
+        **{"qk_norm": "blk.0.attn_q_norm.weight" in tensors} | _family_options(architecture, metadata),
         model_type=architecture,
         bos_token_id=file.metadata.get("tokenizer.ggml.bos_token_id"),
         eos_token_ids=_end_tokens(file),
         pad_token_id=file.metadata.get("tokenizer.ggml.padding_token_id"),
     )
+
+
+def _family_options(architecture: str, metadata: _Metadata) -> dict[str, Any]:
+    """Options that no tensor shows. Files leave out most of Gemma 3's: the defaults are the published models'."""
+    if architecture != "gemma3":
+        return {}
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if metadata.number(key, 0.0):
+            raise GGUFError(f"gemma3.{key} is not supported")
+    pattern = metadata.integer("attention.sliding_window_pattern", LAYERS_PER_PATTERN)
+    if pattern < 1:
+        raise GGUFError(f"gemma3.attention.sliding_window_pattern must be positive, got {pattern}")
+    layers = metadata.integer("block_count")
+    return gemma_architecture(metadata.integer("embedding_length")) | {
+        "sliding_window": metadata.integer("attention.sliding_window"),
+        "layer_types": gemma_layer_types(min(layers, MAX_LAYERS + 1), pattern),
+        "local_rope_theta": metadata.number("rope.freq_base_swa", LOCAL_ROPE_THETA),
+    }
+
+
+def _default_rope_theta(architecture: str) -> float:
+    return GLOBAL_ROPE_THETA if architecture == "gemma3" else 10000.0
 
 
 def _vocab_size(file: GGUFFile, metadata: _Metadata) -> int:
@@ -201,6 +238,9 @@ def _stored(file: GGUFFile, info: TensorInfo, config: ModelConfig) -> StoredTens
         heads = _permuted_heads(info.name, config)
         if heads:
             data = _unpermute(data, info, heads)
+        if config.norm_weight_offset and info.name.endswith("norm.weight"):
+            # The file holds what norms multiply by, the network what is added to the offset.
+            return (dequantize(data, info, torch.float32) - config.norm_weight_offset).to(dtype)
         return dequantize(data, info, dtype)
 
     return StoredTensor(info.shape, DTYPES.get(info.type.name), info.nbytes, read)

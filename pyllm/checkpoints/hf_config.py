@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pyllm.checkpoints.hf_gemma import gemma_keys, gemma_options, with_gemma_defaults
 from pyllm.models.config import ModelConfig, RopeScaling
 
 # Architecture in config.json -> model_type. What distinguishes a family stands in `_family_options`.
@@ -15,7 +16,10 @@ ARCHITECTURES = {
     "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "Gemma3ForCausalLM": "gemma3",
 }
+# Families that config.json calls by another name.
+_HF_TYPES = {"gemma3": "gemma3_text"}
 _SHAPES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _OPTIONAL = (
     "num_key_value_heads",
@@ -45,6 +49,8 @@ def config_from_hf(data: dict[str, Any]) -> ModelConfig:
     if missing:
         raise ValueError(f"config.json lacks {missing}")
     _refuse_unsupported(data)
+    if model_type == "gemma3":
+        data = with_gemma_defaults(data)
     theta, scaling = _rope(data)
     config = ModelConfig(
         **{key: data[key] for key in _SHAPES},
@@ -70,7 +76,7 @@ def config_to_hf(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     data: dict[str, Any] = {key: getattr(config, key) for key in (*_SHAPES, *_OPTIONAL)}
     data |= {
         "architectures": [architecture],
-        "model_type": config.model_type,
+        "model_type": _HF_TYPES.get(config.model_type, config.model_type),
         "hidden_act": "silu",
         "rope_theta": config.rope_theta,
         "rope_scaling": _rope_scaling_to_hf(config.rope_scaling),
@@ -92,6 +98,7 @@ def _model_type(data: dict[str, Any]) -> str:
             raise ValueError(f"architecture {names[0]!r} is not supported, expected one of {supported}")
         return ARCHITECTURES[names[0]]
     model_type = data.get("model_type")
+    model_type = {hf: ours for ours, hf in _HF_TYPES.items()}.get(model_type, model_type)  # type: ignore[arg-type]
     if model_type not in ARCHITECTURES.values():
         supported = sorted(ARCHITECTURES.values())
         raise ValueError(f"model_type {model_type!r} is not supported, expected one of {supported}")
@@ -110,6 +117,8 @@ def _refuse_unsupported(data: dict[str, Any]) -> None:
 
 def _family_options(model_type: str, data: dict[str, Any], layers: int) -> dict[str, Any]:
     """The options in which families differ, with each family's own defaults for absent keys."""
+    if model_type == "gemma3":
+        return gemma_options(data, layers)
     asked_bias = bool(data.get("attention_bias", False)) and model_type in ("llama", "qwen3")
     options: dict[str, Any] = {
         "attention_bias": asked_bias or model_type == "qwen2",
@@ -130,6 +139,8 @@ def _family_options(model_type: str, data: dict[str, Any], layers: int) -> dict[
 def _family_keys(config: ModelConfig) -> dict[str, Any]:
     if config.model_type == "llama":
         return {"attention_bias": config.attention_bias, "mlp_bias": config.mlp_bias}
+    if config.model_type == "gemma3":
+        return gemma_keys(config)
     if config.model_type == "mistral":
         return {"sliding_window": config.sliding_window}
     keys: dict[str, Any] = {} if config.model_type == "qwen2" else {"attention_bias": config.attention_bias}

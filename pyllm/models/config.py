@@ -71,18 +71,23 @@ class ModelConfig:
     """Shapes and options of a pre-norm decoder, by default with grouped-query attention, RoPE and SwiGLU.
 
     Names are Hugging Face's. The defaults of the options describe LLaMA; Mistral, Qwen 2 and Qwen 3 differ in
-    `sliding_window`, the biases and `qk_norm`; GPT-2 in `norm`, `position_embedding`, `gated_mlp` and
+    `sliding_window`, the biases and `qk_norm`; Gemma 3 also in `norm_weight_offset`, `sandwich_norms`,
+    `embedding_scale`, `local_rope_theta` and `hidden_act`; GPT-2 in `norm`, `position_embedding`, `gated_mlp` and
     `hidden_act`, see `gpt2_config`.
 
     Attributes:
-        model_type: family name used when the model is saved: "llama", "mistral", "qwen2" or "qwen3". A "gpt2"
-            can be trained and used, not yet saved as a Hugging Face folder.
+        model_type: family name used when the model is saved: "llama", "mistral", "qwen2", "qwen3" or "gemma3". A
+            "gpt2" can be trained and used, not yet saved as a Hugging Face folder.
         head_dim: hidden_size / num_attention_heads where None is given.
         num_key_value_heads: num_attention_heads where None is given.
         attention_bias: query, key and value projections have a bias; `attention_output_bias`: the output
             projection has one; `mlp_bias`: the three projections of the MLP have one.
         qk_norm: RMSNorm over each head of query and key before RoPE.
         norm: "rms_norm" or "layer_norm", with `rms_norm_eps` either way; `norm_bias`: LayerNorm has a bias.
+        norm_weight_offset: RMSNorms multiply by weight + this; Gemma's is 1.
+        sandwich_norms: attention's and the MLP's outputs are normalized too, before they join the residual stream.
+        embedding_scale: embeddings are multiplied by it; Gemma's is sqrt(hidden_size).
+        local_rope_theta: the base of RoPE, without scaling, in layers with a sliding window; None: as in the others.
         position_embedding: "rope", or "learned": a table of `max_position_embeddings` rows added to the input.
         gated_mlp: down(act(gate) * up), otherwise down(act(up)); `hidden_act`: "silu", "gelu" or "gelu_tanh".
         sliding_window: a query sees itself and the `sliding_window - 1` keys before it, in the layers whose
@@ -111,6 +116,10 @@ class ModelConfig:
     qk_norm: bool = False
     norm: str = "rms_norm"
     norm_bias: bool = False
+    norm_weight_offset: float = 0.0
+    sandwich_norms: bool = False
+    embedding_scale: float = 1.0
+    local_rope_theta: float | None = None
     position_embedding: str = "rope"
     gated_mlp: bool = True
     hidden_act: str = "silu"
@@ -132,7 +141,9 @@ class ModelConfig:
         if self.head_dim is None:
             object.__setattr__(self, "head_dim", self._default_head_dim())
         _check_counts(self, "num_key_value_heads", "head_dim")
-        _check_positive(self, "rms_norm_eps", "rope_theta", "initializer_range")
+        _check_positive(self, "rms_norm_eps", "rope_theta", "initializer_range", "embedding_scale")
+        if self.local_rope_theta is not None:
+            _check_positive(self, "local_rope_theta")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) must be a multiple of num_key_value_heads "
@@ -141,7 +152,7 @@ class ModelConfig:
         if self.head_dim % 2 and self.position_embedding == "rope":
             raise ValueError(f"head_dim must be even for rotary embeddings, got {self.head_dim}")
         _check_flags(self, "tie_word_embeddings", "attention_bias", "attention_output_bias", "mlp_bias")
-        _check_flags(self, "qk_norm", "norm_bias", "gated_mlp")
+        _check_flags(self, "qk_norm", "norm_bias", "gated_mlp", "sandwich_norms")
         self._check_choices()
         if self.sliding_window is not None:
             _check_counts(self, "sliding_window")
@@ -163,6 +174,10 @@ class ModelConfig:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         if self.norm_bias and self.norm == "rms_norm":
             raise ValueError("norm_bias must be False for rms_norm, which has none")
+        if self.norm_weight_offset not in (0, 1) or (self.norm_weight_offset and self.norm != "rms_norm"):
+            raise ValueError(
+                f"norm_weight_offset must be 0, or 1 for rms_norm, got {self.norm_weight_offset!r}"
+            )
 
     def _check_layer_types(self) -> None:
         if self.layer_types is None:
@@ -201,7 +216,7 @@ class ModelConfig:
         mlp = (inner_matrices + 1) * self.hidden_size * self.intermediate_size
         mlp += self.mlp_bias * (inner_matrices * self.intermediate_size + self.hidden_size)
         norm = self.hidden_size * (1 + self.norm_bias)
-        blocks = self.num_hidden_layers * (attention + mlp + 2 * norm) + norm
+        blocks = self.num_hidden_layers * (attention + mlp + (4 if self.sandwich_norms else 2) * norm) + norm
         tables = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
         tables += (self.position_embedding == "learned") * self.max_position_embeddings * self.hidden_size
         return blocks + tables * embeddings

@@ -43,6 +43,7 @@ class DecoderLayer(nn.Module):
             bias=config.attention_bias,
             output_bias=config.attention_output_bias,
             qk_norm_eps=config.rms_norm_eps if config.qk_norm else None,
+            qk_norm_offset=config.norm_weight_offset,
             window=config.window(index),
             device=device,
             dtype=dtype,
@@ -56,8 +57,15 @@ class DecoderLayer(nn.Module):
             device=device,
             dtype=dtype,
         )
+        self.is_windowed = config.window(index) is not None
         self.input_layernorm = _norm(config, device, dtype)
         self.post_attention_layernorm = _norm(config, device, dtype)
+        # Hugging Face's names: with norms on both sides the one after attention is what its name says, without
+        # them it is the one before the MLP.
+        self.pre_feedforward_layernorm = self.post_feedforward_layernorm = None
+        if config.sandwich_norms:
+            self.pre_feedforward_layernorm = _norm(config, device, dtype)
+            self.post_feedforward_layernorm = _norm(config, device, dtype)
 
     def forward(
         self,
@@ -71,18 +79,30 @@ class DecoderLayer(nn.Module):
         checkpointing: str,
     ) -> tuple[Tensor, Tensor]:
         attention, mlp, places = self.self_attn, self.mlp, (cos, sin, position_ids)
-        attention_norm, mlp_norm = self.input_layernorm, self.post_attention_layernorm
+        attention_norm, mlp_norm, after_attention, after_mlp = self._norms()
         recompute_attention, recompute_mlp = checkpointing == "full", checkpointing != "none"
         if cache is None and can_run_directly(x, (attention_norm, attention, mlp_norm, mlp)):
             x, residual = normed_attention(
                 x, residual, attention_norm, attention, *places, cu_seqlens, recompute=recompute_attention
             )
-            return normed_mlp(x, residual, mlp_norm, mlp, recompute=recompute_mlp)
+            x, residual = normed_mlp(after_attention(x), residual, mlp_norm, mlp, recompute=recompute_mlp)
+            return after_mlp(x), residual
         normed, residual = (attention_norm(x), x) if residual is None else attention_norm(x, residual)
         options = {"cu_seqlens": cu_seqlens, "cache": cache}
         x = _call(attention, normed, *places, recompute=recompute_attention and cache is None, **options)
-        normed, residual = mlp_norm(x, residual)
-        return _call(mlp, normed, recompute=recompute_mlp), residual
+        normed, residual = mlp_norm(after_attention(x), residual)
+        return after_mlp(_call(mlp, normed, recompute=recompute_mlp)), residual
+
+    def _norms(self) -> tuple[Any, Any, Any, Any]:
+        """Before attention, before the MLP, after attention, after the MLP."""
+        if self.pre_feedforward_layernorm is None:
+            return self.input_layernorm, self.post_attention_layernorm, _same, _same
+        after_attention, after_mlp = self.post_attention_layernorm, self.post_feedforward_layernorm
+        return self.input_layernorm, self.pre_feedforward_layernorm, after_attention, after_mlp
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
 def _norm(
@@ -91,7 +111,7 @@ def _norm(
     """What the configuration normalizes with."""
     size, eps = config.hidden_size, config.rms_norm_eps
     if config.norm == "rms_norm":
-        return RMSNorm(size, eps, device=device, dtype=dtype)
+        return RMSNorm(size, eps, device=device, dtype=dtype, weight_offset=config.norm_weight_offset)
     return LayerNorm(size, eps, bias=config.norm_bias, device=device, dtype=dtype)
 
 
@@ -110,7 +130,8 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, device=device, dtype=dtype)
-        self.embed_positions = self.rotary = None
+        self.embedding_scale = config.embedding_scale
+        self.embed_positions = self.rotary = self.local_rotary = None
         if config.position_embedding == "learned":
             self.embed_positions = nn.Embedding(
                 config.max_position_embeddings, config.hidden_size, device=device, dtype=dtype
@@ -118,6 +139,10 @@ class Decoder(nn.Module):
         else:
             inverse = inverse_frequencies(config.head_dim, config.rope_theta)
             self.rotary = RotaryEmbedding(scaled_frequencies(inverse, config.rope_scaling))
+            if config.local_rope_theta is not None:
+                self.local_rotary = RotaryEmbedding(
+                    inverse_frequencies(config.head_dim, config.local_rope_theta)
+                )
         self.layers = nn.ModuleList(
             DecoderLayer(config, index, device, dtype) for index in range(config.num_hidden_layers)
         )
@@ -132,13 +157,20 @@ class Decoder(nn.Module):
         kv_cache: KVCache | None,
         checkpointing: str,
     ) -> Tensor:
-        x, residual, cos, sin = self.embed_tokens(input_ids), None, None, None
+        x, residual = self.embed_tokens(input_ids), None
+        if self.embedding_scale != 1.0:
+            # Rounded to the dtype first, as the models were trained.
+            x = x * torch.tensor(self.embedding_scale, dtype=x.dtype)
+        angles = local_angles = (None, None)
         if self.rotary is not None:
-            cos, sin = self.rotary(max_position, input_ids.device)
+            angles = local_angles = self.rotary(max_position, input_ids.device)
+        if self.local_rotary is not None:
+            local_angles = self.local_rotary(max_position, input_ids.device)
         if self.embed_positions is not None:
             x = x + _positions(self.embed_positions, input_ids, position_ids, max_position)
         for index, layer in enumerate(self.layers):
             cache = None if kv_cache is None else kv_cache.layer(index)
+            cos, sin = local_angles if layer.is_windowed else angles
             x, residual = layer(x, residual, cos, sin, position_ids, cu_seqlens, cache, checkpointing)
         hidden, _ = self.norm(x, residual)
         return hidden
@@ -160,7 +192,8 @@ class Transformer(nn.Module):
 
     `model.embed_tokens`, `model.layers.N.{input_layernorm, self_attn, post_attention_layernorm, mlp}`,
     `model.norm` and, where the embedding is not tied, `lm_head`. A tied head has no entry of its own. A network with
-    learned positions has `model.embed_positions`.
+    learned positions has `model.embed_positions`, one with norms on both sides of attention and MLP also
+    `pre_feedforward_layernorm` and `post_feedforward_layernorm` in each layer.
 
     New weights are drawn as in GPT-2 and LLaMA: normal with `config.initializer_range`, the two projections
     that write to the residual stream divided by sqrt(2 * layers), biases zero, norms one. They use torch's
@@ -226,7 +259,7 @@ class Transformer(nn.Module):
             if name.endswith("bias"):
                 parameter.zero_()
             elif name.endswith("norm.weight"):
-                parameter.fill_(1.0)
+                parameter.fill_(1.0 - self.config.norm_weight_offset)
             else:
                 writes_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
                 scale = math.sqrt(2 * self.config.num_hidden_layers) if writes_residual else 1.0

@@ -31,6 +31,7 @@ class Attention(torch.nn.Module):
     Args:
         bias: q, k and v projections have one; `output_bias`: the output projection has one.
         qk_norm_eps: RMSNorm with this eps over each head of q and k before RoPE; None leaves it out.
+        qk_norm_offset: added to the weights of those norms.
         window: each query sees itself and the window - 1 keys before it; None means all.
     """
 
@@ -44,6 +45,7 @@ class Attention(torch.nn.Module):
         bias: bool = False,
         output_bias: bool = False,
         qk_norm_eps: float | None = None,
+        qk_norm_offset: float = 0.0,
         window: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -57,8 +59,10 @@ class Attention(torch.nn.Module):
         self.o_proj = Linear(num_heads * head_dim, hidden_size, output_bias, device, dtype)
         self.q_norm = self.k_norm = None
         if qk_norm_eps is not None:
-            self.q_norm = RMSNorm(head_dim, qk_norm_eps, device=device, dtype=dtype)
-            self.k_norm = RMSNorm(head_dim, qk_norm_eps, device=device, dtype=dtype)
+            self.q_norm, self.k_norm = (
+                RMSNorm(head_dim, qk_norm_eps, device=device, dtype=dtype, weight_offset=qk_norm_offset)
+                for _ in range(2)
+            )
 
     def forward(
         self,

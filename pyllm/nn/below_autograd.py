@@ -99,16 +99,19 @@ def project_back(*products: tuple[Tensor, Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalization over the last dimension: `centered` is LayerNorm, otherwise RMSNorm."""
+    """A normalization over the last dimension: `centered` is LayerNorm, otherwise RMSNorm by weight + `offset`."""
 
     centered: bool
     eps: float
+    offset: float
 
     @staticmethod
     def of(module: RMSNorm | LayerNorm, dtype: torch.dtype) -> Norm:
         """What `module` does to a tensor of `dtype`."""
         eps = torch.finfo(dtype).eps if module.eps is None else module.eps
-        return Norm(isinstance(module, LayerNorm), eps)
+        if isinstance(module, LayerNorm):
+            return Norm(True, eps, 0.0)
+        return Norm(False, eps, module.weight_offset)
 
     def forward(
         self, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None
@@ -118,7 +121,7 @@ class Norm:
             return self.again(x, weight, bias)[0], x
         weight, residual = cast(weight, x.dtype), cast(residual, x.dtype)
         if not self.centered:
-            return torch.ops.pyllm.add_rms_norm.default(x, residual, weight, self.eps, 0.0)[:2]
+            return torch.ops.pyllm.add_rms_norm.default(x, residual, weight, self.eps, self.offset)[:2]
         bias = _cast_bias(bias, x.dtype)
         return torch.ops.pyllm.add_layer_norm.default(x, residual, weight, bias, self.eps)[:2]
 
@@ -129,7 +132,7 @@ class Norm:
             bias = _cast_bias(bias, h.dtype)
             y, *statistics = torch.ops.pyllm.layer_norm.default(h, weight, bias, self.eps)
         else:
-            y, *statistics = torch.ops.pyllm.rms_norm.default(h, weight, self.eps, 0.0)
+            y, *statistics = torch.ops.pyllm.rms_norm.default(h, weight, self.eps, self.offset)
         return y, tuple(statistics)
 
     def backward(
@@ -144,6 +147,6 @@ class Norm:
         """Gradients of h (of x and residual alike), weight and bias."""
         arguments = (grad_y, grad_h, h, cast(weight, h.dtype), *statistics)
         if not self.centered:
-            return *torch.ops.pyllm.rms_norm_backward.default(*arguments, 0.0), None
+            return *torch.ops.pyllm.rms_norm_backward.default(*arguments, self.offset), None
         grad, grad_weight, grad_bias = torch.ops.pyllm.layer_norm_backward.default(*arguments)
         return grad, grad_weight, None if bias is None else grad_bias

@@ -19,6 +19,7 @@ class RMSNorm(torch.nn.RMSNorm):
     Args:
         normalized_shape: size of the last dimension; a tuple of one is taken too.
         eps: added to the mean square; None means the machine epsilon of x's dtype, as in torch.
+        weight_offset: added to the weight; Gemma's norms multiply by 1 + weight.
 
     Raises:
         ValueError: more than one normalized dimension, or no weight asked for.
@@ -31,12 +32,19 @@ class RMSNorm(torch.nn.RMSNorm):
         elementwise_affine: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        weight_offset: float = 0.0,
     ) -> None:
         if not isinstance(normalized_shape, int) and len(normalized_shape) != 1:
             raise ValueError(f"normalized_shape must be one dimension, got {tuple(normalized_shape)}")
         if not elementwise_affine:
             raise ValueError("elementwise_affine=False is not supported: the op always scales by a weight")
+        self.weight_offset = weight_offset
         super().__init__(normalized_shape, eps, True, device, dtype)
+
+    def reset_parameters(self) -> None:
+        """Weights that multiply by one."""
+        torch.nn.init.constant_(self.weight, 1.0 - self.weight_offset)
 
     @overload
     def forward(self, x: Tensor) -> Tensor: ...
@@ -44,4 +52,4 @@ class RMSNorm(torch.nn.RMSNorm):
     def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]: ...
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
-        return ops.rms_norm(x, self.weight, eps, residual=residual)
+        return ops.rms_norm(x, self.weight, eps, residual=residual, weight_offset=self.weight_offset)

@@ -22,12 +22,23 @@ def _random(name: str, blocks: int, seed: int) -> tuple[np.ndarray, TensorInfo]:
     block = _BY_NAME[name]
     rng = np.random.default_rng(seed)
     data = rng.integers(0, 256, (blocks, block.bytes), dtype=np.uint8)
-    floats = {"Q4_1": [0, 2], "Q5_1": [0, 2], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}.get(name, [0])
+    floats = {
+        "Q4_1": [0, 2],
+        "Q5_1": [0, 2],
+        "Q2_K": [80, 82],
+        "Q3_K": [108],
+        "Q4_K": [0, 2],
+        "Q5_K": [0, 2],
+        "Q6_K": [208],
+        "MXFP4": [],
+    }.get(name, [0])
     for start in floats:
         exponents = rng.integers(0, 31, blocks)
         bits = rng.integers(0, 2, blocks) << 15 | exponents << 10 | rng.integers(0, 1024, blocks)
         bits[rng.random(blocks) < 0.1] &= 0x8000
         data[:, start : start + 2] = bits.astype("<u2")[:, None].view(np.uint8)
+    if name == "MXFP4":  # beyond 2^-126 to 2^125 values are subnormal, which ops flush, or infinite
+        data[:, 0] = data[:, 0].clip(2, 252)
     info = TensorInfo("t", (blocks, block.elements), block, 0, data.size)
     return data.reshape(-1), info
 

@@ -33,13 +33,19 @@ _LAYER = {
     "mlp.down_proj": "ffn_down",
 }
 
+_GEMMA_LAYER = _LAYER | {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 
-def _gguf_name(name: str) -> str:
+
+def _gguf_name(name: str, layer_names: dict[str, str] = _LAYER) -> str:
     stem, suffix = name.rsplit(".", 1)
     if stem in _TOP:
         return f"{_TOP[stem]}.{suffix}"
     _, _, layer, rest = stem.split(".", 3)
-    return f"blk.{layer}.{_LAYER[rest]}.{suffix}"
+    return f"blk.{layer}.{layer_names[rest]}.{suffix}"
 
 
 def _permuted(weights: np.ndarray, heads: int) -> np.ndarray:
@@ -56,7 +62,8 @@ def _metadata(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    rope = config.rope_parameters
+    writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
@@ -73,17 +80,22 @@ def write_gguf(
     """Store `model` with matrices in the types that `kind` picks, and read them back into it: what it now computes
     is what the file says."""
     config = model.config
-    writer = gguf.GGUFWriter(path, config.model_type)
+    is_gemma = config.model_type == "gemma3_text"
+    writer = gguf.GGUFWriter(path, config.model_type.removesuffix("_text"))
     _metadata(writer, config)
     edit(writer)
     for name, parameter in model.named_parameters():
-        data, target = parameter.detach().numpy(), _gguf_name(name)
+        data, target = parameter.detach().numpy(), _gguf_name(name, _GEMMA_LAYER if is_gemma else _LAYER)
         if target in skip:
             continue
         chosen = kind(target) if data.ndim == 2 else Kind.F32
-        blocks = gguf.quants.quantize(data, chosen)
+        # Gemma's norms multiply by one more than transformers' weight.
+        shift = np.float32(is_gemma and target.endswith("norm.weight"))
+        blocks = gguf.quants.quantize(data + shift, chosen)
         with torch.no_grad():
-            parameter.copy_(torch.from_numpy(gguf.quants.dequantize(blocks, chosen).reshape(data.shape)))
+            parameter.copy_(
+                torch.from_numpy(gguf.quants.dequantize(blocks, chosen).reshape(data.shape) - shift)
+            )
         if config.model_type == "llama" and ".attn_q." in target:
             blocks = _permuted(blocks, config.num_attention_heads)
         if config.model_type == "llama" and ".attn_k." in target:
@@ -113,6 +125,41 @@ def test_families(variant: str, tmp_path: Path) -> None:
     assert checkpoint.config.tie_word_embeddings == model.config.tie_word_embeddings
     assert checkpoint.config.eos_token_ids == (2,)
     assert checkpoint.tokenizer_path is None
+
+
+def test_gemma(tmp_path: Path) -> None:
+    """The file says the window alone; pattern and the local layers' RoPE base are the published models'."""
+    model = make("gemma3")
+    model.config.layer_types = ["sliding_attention"] * model.config.num_hidden_layers
+    for layer in model.model.layers:
+        layer.self_attn.sliding_window, layer.self_attn.layer_type = 5, "sliding_attention"
+
+    def edit(writer: gguf.GGUFWriter) -> None:
+        writer.add_sliding_window(5)
+
+    write_gguf(tmp_path / "m.gguf", model, edit=edit)
+    _check_logits(tmp_path / "m.gguf", model)
+    config = load_checkpoint(tmp_path / "m.gguf").config
+    assert (config.local_rope_theta, config.embedding_scale) == (10000.0, 48**0.5)
+
+    def capped(writer: gguf.GGUFWriter) -> None:
+        edit(writer)
+        writer.add_float32("gemma3.final_logit_softcapping", 30.0)
+
+    write_gguf(tmp_path / "m.gguf", model, edit=capped)
+    with pytest.raises(GGUFError, match=r"gemma3\.final_logit_softcapping is not supported"):
+        load_checkpoint(tmp_path / "m.gguf")
+
+
+def test_gemma_pattern(tmp_path: Path) -> None:
+    model = make("gemma3")
+
+    def edit(writer: gguf.GGUFWriter) -> None:
+        writer.add_sliding_window(5)
+        writer.add_uint32("gemma3.attention.sliding_window_pattern", 2)
+
+    write_gguf(tmp_path / "m.gguf", model, edit=edit)
+    _check_logits(tmp_path / "m.gguf", model)
 
 
 def _wide_llama() -> LlamaForCausalLM:
@@ -262,10 +309,10 @@ def test_tensors_that_do_not_fit(tmp_path: Path) -> None:
         load_checkpoint(path)
 
     def unsupported(writer: gguf.GGUFWriter) -> None:
-        writer.add_tensor("blk.0.extra.weight", np.zeros((1, 84), np.uint8), raw_dtype=Kind.Q2_K)
+        writer.add_tensor("blk.0.extra.weight", np.zeros((1, 66), np.uint8), raw_dtype=Kind.IQ2_XXS)
 
     write_gguf(path, make("llama"), edit=unsupported)
-    with pytest.raises(GGUFError, match=r"'blk\.0\.extra\.weight' has type Q2_K, which is not supported"):
+    with pytest.raises(GGUFError, match=r"'blk\.0\.extra\.weight' has type IQ2_XXS, which is not supported"):
         load_checkpoint(path)
 
 

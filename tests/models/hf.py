@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -60,6 +63,10 @@ VARIANTS: dict[str, tuple[type[PreTrainedModel], Any]] = {
         Qwen2Config(**_NO_HEAD_DIM, use_sliding_window=True, sliding_window=4, max_window_layers=1),
     ),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**_SMALL)),
+    "gemma3": (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig(**_SMALL, query_pre_attn_scalar=10, sliding_window=5, sliding_window_pattern=2),
+    ),
 }
 
 
@@ -67,7 +74,7 @@ def make(variant: str, seed: int = 0) -> PreTrainedModel:
     """A model with weights that are not at their initial values: biases and norms count too."""
     family, config = VARIANTS[variant]
     torch.manual_seed(seed)
-    model = family(config).eval()
+    model = family(copy.deepcopy(config)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

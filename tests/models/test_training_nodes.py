@@ -26,6 +26,18 @@ CONFIGS = {
     "llama": ModelConfig(**_SMALL),
     "qwen3": ModelConfig(**_SMALL, qk_norm=True, attention_bias=True, head_dim=10),
     "window": ModelConfig(**_SMALL, sliding_window=7, mlp_bias=True, attention_output_bias=True),
+    "gemma3": ModelConfig(
+        **_SMALL,
+        head_dim=10,
+        qk_norm=True,
+        norm_weight_offset=1.0,
+        sandwich_norms=True,
+        embedding_scale=7.0,
+        hidden_act="gelu_tanh",
+        sliding_window=7,
+        layer_types=("sliding_attention", "full_attention", "sliding_attention"),
+        local_rope_theta=100.0,
+    ),
     "gpt2": gpt2_config(97, 48, 3, 6),
     "gpt2-no-bias": gpt2_config(97, 48, 3, 6, bias=False, hidden_act="gelu"),
 }

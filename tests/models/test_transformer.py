@@ -66,7 +66,7 @@ def test_hidden_states_feed_the_loss() -> None:
 
 @given(
     lengths=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=3),
-    variant=st.sampled_from(["llama", "mistral-window", "qwen3"]),
+    variant=st.sampled_from(["llama", "mistral-window", "qwen3", "gemma3"]),
 )
 @settings(max_examples=8, deadline=None)
 def test_documents_do_not_see_each_other(lengths: list[list[int]], variant: str) -> None:
@@ -95,7 +95,7 @@ def _networks(variant: str) -> Transformer:
     return _CACHE[variant]
 
 
-@pytest.mark.parametrize("variant", ["llama", "mistral-window", "qwen2-windows", "qwen3", "llama-mqa-llama3"])
+@pytest.mark.parametrize("variant", ["llama", "mistral-window", "qwen2-windows", "qwen3", "gemma3"])
 def test_cached_decoding_equals_the_full_pass(variant: str) -> None:
     network, x = _networks(variant), ids(3, 40)
     lengths = torch.tensor([7, 20, 1])
