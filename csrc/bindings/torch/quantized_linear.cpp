@@ -1,0 +1,177 @@
+#include "ops/quantized_linear/quantized_linear.h"
+
+#include <optional>
+
+#include "bindings/torch/tensor.h"
+#include "formats/pack.h"
+
+namespace pyllm::binding {
+namespace {
+
+constexpr const char* kOp = "quantized_linear";
+constexpr const char* kGrad = "quantized_linear_grad";
+constexpr const char* kPack = "quantized_pack";
+constexpr const char* kPackBlocks = "quantized_pack_blocks";
+constexpr const char* kUnpack = "quantized_unpack";
+
+const packed::Format& format_of(const std::string& name, const char* op) {
+  const packed::Format* format = packed::find_format(name);
+  check(format != nullptr, op, "unknown format " + name);
+  return *format;
+}
+
+packed::Layout layout_of(const packed::Format& format, int64_t outputs, int64_t inputs, const char* op) {
+  // Bounds that keep every size and offset below far from overflow.
+  constexpr int64_t kMost = int64_t{1} << 40;
+  check(outputs >= 0 && inputs >= 0 && outputs < kMost && inputs < kMost &&
+            (inputs == 0 || outputs <= kMost / inputs),
+        op, "the weight's shape must be two sizes of a tensor");
+  return packed::layout_of(format, outputs, inputs);
+}
+
+packed::Weight weight_of(const Tensor& data, const std::string& format_name, int64_t outputs, int64_t inputs,
+                         const char* op) {
+  const packed::Format& format = format_of(format_name, op);
+  const packed::Layout layout = layout_of(format, outputs, inputs, op);
+  check(data.dim() == 1 && data.scalar_type() == ScalarType::Byte && data.is_contiguous() &&
+            data.numel() == layout.bytes,
+        op, "data must be the packed bytes of a weight of this format and shape");
+  return {&format, layout, static_cast<const uint8_t*>(data.const_data_ptr())};
+}
+
+Tensor empty_bytes(int64_t bytes) {
+  return empty({bytes}, torch::stable::detail::to<int32_t>(torch::stable::detail::from(ScalarType::Byte)));
+}
+
+ScalarType scalar_type_of(DType dtype) {
+  if (dtype == DType::f32) return ScalarType::Float;
+  return dtype == DType::f16 ? ScalarType::Half : ScalarType::BFloat16;
+}
+
+Tensor pack(const Tensor& codes_any, const Tensor& scales_any, std::optional<Tensor> zeros_any,
+            std::string format_name) {
+  const packed::Format& format = format_of(format_name, kPack);
+  check(!format.nested && format.minimum != packed::Minimum::plain, kPack,
+        "format " + format_name + " has parts that only its blocks hold");
+  check(codes_any.dim() == 2 && codes_any.scalar_type() == ScalarType::Byte, kPack,
+        "codes must be (out, in) bytes");
+  const packed::Layout layout = layout_of(format, codes_any.size(0), codes_any.size(1), kPack);
+  const auto fits = [&](const Tensor& x, ScalarType type) {
+    return x.dim() == 2 && x.size(0) == layout.outputs && x.size(1) == layout.groups &&
+           x.scalar_type() == type;
+  };
+  check(fits(scales_any, scalar_type_of(format.scale)), kPack,
+        "scales must be (out, groups of in) of the format's scale type");
+  const bool wants_zeros = format.minimum == packed::Minimum::zeros;
+  check(wants_zeros == zeros_any.has_value() && (!wants_zeros || fits(*zeros_any, ScalarType::Char)), kPack,
+        "zeros must be (out, groups of in) signed bytes where the format has them, otherwise absent");
+  const Tensor codes = dense(codes_any), scales = dense(scales_any);
+  std::optional<Tensor> zeros;
+  if (zeros_any) zeros = dense(*zeros_any);
+  Tensor data = empty_bytes(layout.bytes);
+  packed::pack_codes(format, layout,
+                     {static_cast<const uint8_t*>(codes.const_data_ptr()),
+                      static_cast<const uint8_t*>(scales.const_data_ptr()),
+                      zeros ? static_cast<const uint8_t*>(zeros->const_data_ptr()) : nullptr},
+                     static_cast<uint8_t*>(data.mutable_data_ptr()));
+  return data;
+}
+
+Tensor pack_blocks(const Tensor& blocks_any, std::string format_name, int64_t outputs, int64_t inputs) {
+  const packed::Format& format = format_of(format_name, kPackBlocks);
+  const packed::Layout layout = layout_of(format, outputs, inputs, kPackBlocks);
+  check(packed::has_blocks(format), kPackBlocks, "format " + format_name + " is not one of GGUF's");
+  const int64_t row_bytes = packed::block_row_bytes(format, inputs);
+  check(row_bytes > 0 || inputs == 0, kPackBlocks, "rows must be whole blocks of " + format_name);
+  check(blocks_any.dim() == 1 && blocks_any.scalar_type() == ScalarType::Byte &&
+            blocks_any.numel() == outputs * row_bytes,
+        kPackBlocks, "blocks must be the bytes of that many rows");
+  const Tensor blocks = dense(blocks_any);
+  Tensor data = empty_bytes(layout.bytes);
+  packed::pack_blocks(format, layout, static_cast<const uint8_t*>(blocks.const_data_ptr()),
+                      static_cast<uint8_t*>(data.mutable_data_ptr()));
+  return data;
+}
+
+Tensor unpack(const Tensor& data, std::string format_name, int64_t outputs, int64_t inputs,
+              ScalarType dtype) {
+  const packed::Weight weight = weight_of(data, format_name, outputs, inputs, kUnpack);
+  Tensor values = empty(data, {outputs, inputs}, dtype);
+  packed::unpack(weight, 0, outputs, dtype_of(values, kUnpack, "dtype"), values.mutable_data_ptr());
+  return values;
+}
+
+// Matrices with contiguous rows are read in place, anything else from a contiguous copy.
+Tensor readable(const Tensor& x) {
+  return x.dim() == 2 && x.stride(1) == 1 && x.stride(0) >= x.size(1) ? x : dense(x);
+}
+
+Tensor quantized_linear(const Tensor& x_any, const Tensor& data, std::optional<Tensor> bias_any,
+                        std::string format, int64_t outputs) {
+  check(x_any.dim() >= 1, kOp, "x must have at least one dimension");
+  const int64_t inputs = x_any.size(x_any.dim() - 1);
+  const packed::Weight weight = weight_of(data, format, outputs, inputs, kOp);
+  std::optional<Tensor> bias;
+  if (bias_any) {
+    check(bias_any->dim() == 1 && bias_any->size(0) == outputs, kOp, "bias must have one value per output");
+    check_same_dtype(x_any, *bias_any, kOp, "bias");
+    bias = dense(*bias_any);
+  }
+  const Tensor x = readable(x_any);
+  std::vector<int64_t> shape = shape_of(x);
+  shape.back() = outputs;
+  Tensor out = empty(x, shape);
+  pyllm::quantized_linear::forward({.dtype = dtype_of(x, kOp, "x"),
+                                    .rows = rows_of(x),
+                                    .left = x.const_data_ptr(),
+                                    .stride = x.dim() == 2 ? x.stride(0) : inputs,
+                                    .weight = weight,
+                                    .bias = bias ? bias->const_data_ptr() : nullptr,
+                                    .out = out.mutable_data_ptr()});
+  return out;
+}
+
+Tensor quantized_linear_grad(const Tensor& grad_any, const Tensor& data, std::string format, int64_t inputs) {
+  check(grad_any.dim() >= 1, kGrad, "grad_y must have at least one dimension");
+  const int64_t outputs = grad_any.size(grad_any.dim() - 1);
+  const packed::Weight weight = weight_of(data, format, outputs, inputs, kGrad);
+  const Tensor grad = readable(grad_any);
+  std::vector<int64_t> shape = shape_of(grad);
+  shape.back() = inputs;
+  Tensor out = empty(grad, shape);
+  pyllm::quantized_linear::grad_x({.dtype = dtype_of(grad, kGrad, "grad_y"),
+                                   .rows = rows_of(grad),
+                                   .left = grad.const_data_ptr(),
+                                   .stride = grad.dim() == 2 ? grad.stride(0) : outputs,
+                                   .weight = weight,
+                                   .bias = nullptr,
+                                   .out = out.mutable_data_ptr()});
+  return out;
+}
+
+std::string quantized_formats() { return packed::format_names(); }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
+  m.def("quantized_formats() -> str");
+  m.def("quantized_pack(Tensor codes, Tensor scales, Tensor? zeros, str format) -> Tensor");
+  m.def("quantized_pack_blocks(Tensor blocks, str format, int outputs, int inputs) -> Tensor");
+  m.def("quantized_unpack(Tensor data, str format, int outputs, int inputs, ScalarType dtype) -> Tensor");
+  m.def("quantized_linear(Tensor x, Tensor data, Tensor? bias, str format, int outputs) -> Tensor");
+  m.def("quantized_linear_grad(Tensor grad_y, Tensor data, str format, int inputs) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(pyllm, CompositeExplicitAutograd, m) {
+  m.impl("quantized_formats", TORCH_BOX(&quantized_formats));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) {
+  m.impl("quantized_pack", TORCH_BOX(&pack));
+  m.impl("quantized_pack_blocks", TORCH_BOX(&pack_blocks));
+  m.impl("quantized_unpack", TORCH_BOX(&unpack));
+  m.impl("quantized_linear", TORCH_BOX(&quantized_linear));
+  m.impl("quantized_linear_grad", TORCH_BOX(&quantized_linear_grad));
+}
+
+}  // namespace pyllm::binding

@@ -1,0 +1,93 @@
+// Rows of activations as kernels read them: floats, chunk after chunk of 256 inputs, in a chunk row after
+// row, in a row quad after quad in the order of a word's bytes, each divided by the power of two that its
+// code will carry. Beside them, for every sum of a block, what centering and minimums need: minus the sum of
+// its inputs.
+#pragma once
+
+#include "core/parallel.h"
+#include "core/scratch.h"
+#include "ops/quantized_linear/quantized_linear.h"
+#include "ops/quantized_linear/scales.h"
+
+namespace pyllm::quantized_linear {
+namespace {
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Floats of one row of a chunk: inputs, then minus the sums.
+constexpr int64_t kChunkRow = kChunk + kChunkSums;
+
+// How a policy wants its activations.
+struct Order {
+  int64_t sum_inputs;
+  float divisor[kInputs];  // in the order of a unit's words
+};
+
+template <class Policy>
+Order order_of() {
+  Order order = {.sum_inputs = 4 * Policy::kSumQuads, .divisor = {}};
+  for (int64_t i = 0; i < kInputs; ++i) {
+    order.divisor[i] = Policy::factor(static_cast<int>(i / 4), static_cast<int>(i % 4));
+  }
+  return order;
+}
+
+// f(a value of the dtype's type): float, bfloat16 or float16.
+template <class F>
+void visit_vector_dtype(DType dtype, const F& f) {
+  if (dtype == DType::f32) f(float{});
+  if (dtype == DType::bf16) f(bfloat16{});
+  if (dtype == DType::f16) f(float16{});
+}
+
+class Activations {
+ public:
+  Activations(const Product& p, const Order& order)
+      : rows_(p.rows), floats_(ceil_div(p.weight.layout.inputs, kChunk) * p.rows * kChunkRow) {
+    visit_vector_dtype(p.dtype, [&](auto zero) { pack<decltype(zero)>(p, order); });
+  }
+
+  // kChunkRow floats; the next row's follow.
+  const float* row(int64_t chunk, int64_t row) const { return floats_.get() + at(chunk, row); }
+
+ private:
+  int64_t at(int64_t chunk, int64_t row) const { return (chunk * rows_ + row) * kChunkRow; }
+
+  template <class T>
+  void pack(const Product& p, const Order& order) {
+    const int64_t inputs = p.weight.layout.inputs, grain = 1 + (1 << 15) / (rows_ * kChunk + 1);
+    parallel_for(0, ceil_div(inputs, kChunk), grain, [&](int64_t begin, int64_t end) {
+      for (int64_t chunk = begin; chunk < end; ++chunk) {
+        for (int64_t row = 0; row < rows_; ++row) {
+          const T* from = static_cast<const T*>(p.left) + row * p.stride + chunk * kChunk;
+          pack_row(from, smaller(kChunk, inputs - chunk * kChunk), order, floats_.get() + at(chunk, row));
+        }
+      }
+    });
+  }
+
+  template <class T>
+  static void pack_row(const T* from, int64_t count, const Order& order, float* to) {
+    alignas(64) float x[kChunk];
+    to_float(from, x, count);
+    for (int64_t i = count; i < kChunk; ++i) x[i] = 0.0f;
+    for (int64_t unit = 0; unit < kChunk; unit += kInputs) {
+      for (int64_t i = 0; i < kInputs; ++i) {
+        // The divisor is a power of two: its inverse is exact.
+        to[unit + i] = x[unit + i / 4 * 4 + packed::byte_of_input(i % 4)] * (1.0f / order.divisor[i]);
+      }
+    }
+    for (int64_t sum = 0; sum < kChunk / order.sum_inputs; ++sum) {
+      float total = 0.0f;
+      for (int64_t i = 0; i < order.sum_inputs; ++i) total += x[sum * order.sum_inputs + i];
+      to[kChunk + sum] = -total;
+    }
+  }
+
+  int64_t rows_;
+  Scratch floats_;
+};
+
+}  // namespace
+}  // namespace pyllm::quantized_linear

@@ -1,0 +1,108 @@
+// Gradient of x: grad_y (rows x outputs) times the weight, which is unpacked a stretch at a time into panels
+// of core/gemm.h.
+//
+//   for chunk of 256 inputs                         parallel
+//     for stretch of 128 outputs
+//       for panel of 16 outputs: scales; scale * (code - center) - minimum, transposed       128 KB
+//       sums (rows x 256) += grad_y * stretch, one chain of 128 outputs
+//     out = sums, rounded once
+#pragma once
+
+#include "core/transpose.h"
+#include "ops/quantized_linear/sums.h"
+
+namespace pyllm::quantized_linear {
+namespace {
+
+constexpr int64_t kStretch = 128;  // outputs
+static_assert(kStretch <= kDepth, "one chain of gemm()");
+
+// A chunk's values of a panel of 16 outputs to rows [0, 16) of gemm() panels that are kStretch rows high.
+template <class Policy>
+void place_values(const float* unpacked, int64_t units, const Scaling& by, float* to) {
+  for (int64_t input = 0; input < units * kInputs; input += kLanes) {
+    const int64_t sum = input / (4 * Policy::kSumQuads);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) {
+      const Vec scale = load(by.scales.scale[sum] + v * kLanes);
+      const Vec minimum = by.minimums ? load(by.scales.minimum[sum] + v * kLanes) : zero();
+      Vec block[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        const int quad = static_cast<int>((input + i) / 4),
+                  byte = static_cast<int>(packed::byte_of_input(i % 4));
+        const Vec code = load(unpacked + (4 * quad + byte) * kOutputs + v * kLanes) *
+                         set1(1.0f / Policy::factor(quad % static_cast<int>(kQuads), byte));
+        block[i] = scale * (code - set1(by.center)) - minimum;
+      }
+      transpose(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        store(to + (input / kPanel * kStretch + v * kLanes + i) * kPanel + input % kPanel, block[i]);
+      }
+    }
+  }
+}
+
+template <class Policy>
+void grad_x_chunk(const Product& p, const Table& table, const float* grad, int64_t stride, int64_t chunk) {
+  const packed::Layout& layout = p.weight.layout;
+  const int64_t units = smaller(kChunkUnits, layout.units - chunk * kChunkUnits);
+  const int64_t inputs = smaller(kChunk, layout.inputs - chunk * kChunk);
+  const Scratch unpacked(kChunk * kOutputs), stretch(kStretch * kChunk), sums(p.rows * kChunk);
+  ChunkScales scales;
+  const Scaling by = {scales, static_cast<float>(p.weight.format->center),
+                      p.weight.format->minimum != packed::Minimum::none};
+  for (int64_t i = 0; i < p.rows * kChunk; i += kLanes) store(sums.get() + i, zero());
+  constexpr int64_t kPanels = kStretch / kOutputs;
+  for (int64_t first = 0; first < layout.panels; first += kPanels) {
+    const int64_t panels = smaller(kPanels, layout.panels - first);
+    for (int64_t i = 0; i < panels; ++i) {
+      load_scales(p.weight, first + i, chunk, 4 * Policy::kSumQuads, units * kQuads / Policy::kSumQuads,
+                  scales);
+      unpack_units<Policy>(p.weight.unit(first + i, chunk * kChunkUnits), table, units, unpacked.get());
+      place_values<Policy>(unpacked.get(), units, by, stretch.get() + i * kOutputs * kPanel);
+    }
+    // gemm() wants panels as high as the depth: it takes the stretch as one of kStretch, whose missing
+    // outputs have gradients of zero and values that are finite.
+    for (int64_t i = panels; i < kPanels; ++i) {
+      for (int64_t panel = 0; panel < kChunk / kPanel; ++panel) {
+        float* rows = stretch.get() + (panel * kStretch + i * kOutputs) * kPanel;
+        for (int64_t n = 0; n < kOutputs * kPanel; n += kLanes) store(rows + n, zero());
+      }
+    }
+    gemm(grad + first * kOutputs, stride, stretch.get(), sums.get(), kChunk, p.rows,
+         ceil_div(inputs, kPanel) * kPanel, kStretch, true);
+  }
+  visit_vector_dtype(p.dtype, [&](auto zero) {
+    auto* out = static_cast<decltype(zero)*>(p.out) + chunk * kChunk;
+    for (int64_t row = 0; row < p.rows; ++row) {
+      from_float(sums.get() + row * kChunk, out + row * layout.inputs, inputs);
+    }
+  });
+}
+
+void run_grad_x(const Product& p) {
+  if (p.rows == 0) return;
+  const packed::Layout& layout = p.weight.layout;
+  const int64_t stride = ceil_div(layout.outputs, kStretch) * kStretch;
+  const Scratch grad(p.rows * stride);
+  visit_vector_dtype(p.dtype, [&](auto zero) {
+    const auto* from = static_cast<const decltype(zero)*>(p.left);
+    for (int64_t row = 0; row < p.rows; ++row) {
+      float* to = grad.get() + row * stride;
+      to_float(from + row * p.stride, to, layout.outputs);
+      for (int64_t i = layout.outputs; i < stride; ++i) to[i] = 0.0f;
+    }
+  });
+  with_policy(*p.weight.format, [&](auto policy, const Table& table) {
+    parallel_for(0, ceil_div(layout.inputs, kChunk), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t chunk = begin; chunk < end; ++chunk) {
+        grad_x_chunk<decltype(policy)>(p, table, grad.get(), stride, chunk);
+      }
+    });
+  });
+}
+
+}  // namespace
+}  // namespace pyllm::quantized_linear
