@@ -119,6 +119,7 @@ CharacterPairEncoder::CharacterPairEncoder(const CharacterPairDefinition& defini
       merges_(rules_),
       frozen_(frozen_entries(definition)),
       ignore_merges_(definition.ignore_merges),
+      drops_unknown_(definition.scores.empty() && !fallback_.has_bytes && fallback_.unknown == kNoToken),
       // Unknown characters fuse across a border only if the marker itself is unknown.
       can_cut_(table_.find(kMarker) != kNoToken),
       before_marker_(characters_before_marker(definition)) {}
@@ -137,13 +138,48 @@ size_t CharacterPairEncoder::next_cut(std::string_view piece, size_t begin) cons
 
 void CharacterPairEncoder::encode_piece(std::string_view piece, EncoderScratch& scratch,
                                         std::vector<TokenId>& ids, std::vector<size_t>* lengths) const {
-  FallbackWriter writer(fallback_, ids, lengths);
   if (ignore_merges_) {
     if (const TokenId id = table_.find(piece); id != kNoToken) {
-      writer.known(id, piece.size());
+      FallbackWriter(fallback_, ids, lengths).known(id, piece.size());
       return;
     }
   }
+  if (drops_unknown_) {
+    encode_known_characters(piece, scratch, ids, lengths);
+  } else {
+    encode_characters(piece, scratch, ids, lengths);
+  }
+}
+
+// Characters that no token stands for are gone before merging, as in tokenizers, so that their neighbours may
+// merge. Their bytes belong to the token before, those in front to the first.
+void CharacterPairEncoder::encode_known_characters(std::string_view piece, EncoderScratch& scratch,
+                                                   std::vector<TokenId>& ids,
+                                                   std::vector<size_t>* lengths) const {
+  std::string known;
+  std::vector<size_t> origins;  // by byte of `known`
+  for (size_t at = 0; at < piece.size();) {
+    const std::string_view character = piece.substr(at, decode_utf8(piece, at).length);
+    if (table_.find(character) != kNoToken) {
+      known += character;
+      origins.insert(origins.end(), character.size(), at);
+    }
+    at += character.size();
+  }
+  std::vector<size_t> known_lengths;
+  encode_characters(known, scratch, ids, lengths == nullptr ? nullptr : &known_lengths);
+  size_t at = 0, begin = 0;
+  for (const size_t length : known_lengths) {
+    at += length;
+    const size_t end = at == known.size() ? piece.size() : origins[at];
+    lengths->push_back(end - begin);
+    begin = end;
+  }
+}
+
+void CharacterPairEncoder::encode_characters(std::string_view piece, EncoderScratch& scratch,
+                                             std::vector<TokenId>& ids, std::vector<size_t>* lengths) const {
+  FallbackWriter writer(fallback_, ids, lengths);
   size_t begin = 0;
   for (size_t at = 0; at < piece.size();) {
     const auto [frozen, length] = frozen_.longest_at(piece, at);

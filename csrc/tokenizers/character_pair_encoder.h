@@ -42,6 +42,10 @@ class CharacterPairEncoder final : public Model {
 
  private:
   size_t next_cut(std::string_view piece, size_t begin) const;
+  void encode_known_characters(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& ids,
+                               std::vector<size_t>* lengths) const;
+  void encode_characters(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& ids,
+                         std::vector<size_t>* lengths) const;
   void encode_unfrozen(std::string_view text, EncoderScratch& scratch, FallbackWriter& writer,
                        std::vector<size_t>* lengths, std::vector<TokenId>& ids) const;
   void encode_word(std::string_view word, EncoderScratch& scratch, FallbackWriter& writer) const;
@@ -54,6 +58,7 @@ class CharacterPairEncoder final : public Model {
   MergeTable merges_;
   DoubleArrayTrie frozen_;
   bool ignore_merges_;
+  bool drops_unknown_;
   bool can_cut_;
   std::vector<uint32_t> before_marker_;  // characters after which some token goes on with a marker; sorted
 };

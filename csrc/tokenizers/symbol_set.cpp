@@ -62,7 +62,11 @@ SymbolSet shorthand_set(char letter) {
   if (letter == 'd') return property_set("Nd");
   const ClassSet classes = letter == 's' ? kSpaces : kWordCharacters;
   const CharacterTable& table = CharacterTable::instance();
-  return collect([&](uint32_t c) { return (class_set(table.class_of(c)) & classes) != 0; });
+  const SymbolSet set = collect([&](uint32_t c) { return (class_set(table.class_of(c)) & classes) != 0; });
+  if (letter == 's') return set;
+  // Oniguruma's word characters: the numbers of Latin-1 are in, the two joiners are not.
+  const SymbolSet joiners{{0x200C, 0x200D}};
+  return unite(intersect(set, complement(joiners)), {{0xB2, 0xB3}, {0xB9, 0xB9}, {0xBC, 0xBE}});
 }
 
 SymbolSet ignore_case(const SymbolSet& set) {

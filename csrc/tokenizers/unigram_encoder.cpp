@@ -83,12 +83,16 @@ void UnigramEncoder::encode_piece(std::string_view piece, EncoderScratch& scratc
     scratch.symbols.push_back(static_cast<TokenId>(end));
   }
   FallbackWriter writer(fallback_, ids, lengths);
+  const auto is_unknown = [&](TokenId id) { return id == kNoToken || id == fallback_.unknown; };
   for (auto end = scratch.symbols.rbegin(); end != scratch.symbols.rend(); ++end) {
     const PathNode& node = path[*end];
-    if (node.id != kNoToken) {
-      writer.known(node.id, node.length);
-    } else {
+    // The unknown token spelled out is unknown text like its neighbours, and itself where it stands alone.
+    const bool beside = (end != scratch.symbols.rbegin() && is_unknown(path[*(end - 1)].id)) ||
+                        (end + 1 != scratch.symbols.rend() && is_unknown(path[*(end + 1)].id));
+    if (node.id == kNoToken || (node.id == fallback_.unknown && beside)) {
       writer.unknown(piece.substr(*end - node.length, node.length));
+    } else {
+      writer.known(node.id, node.length);
     }
   }
 }

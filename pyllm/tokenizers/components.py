@@ -20,6 +20,9 @@ from pyllm.tokenizers.definition import (
 from pyllm.tokenizers.files import expect
 from pyllm.tokenizers.patterns import PATTERNS, recognise_expression
 
+# \w of Rust's regular expressions, where steps without an expression come from; \w of an expression is Oniguruma's.
+_WORD = r"[\w\u200c\u200d&&[^²³¹¼½¾]]"
+
 
 class Options:
     """The options of one step: each is asked for by name, and those that nobody asked for are an error."""
@@ -221,7 +224,7 @@ def _add_pretokenizer(core: Any, options: Options) -> None:
         case "Punctuation":
             core.split_punctuation(options.take("behavior", str, "Isolated"))
         case "Whitespace":
-            core.split("Regex", r"\w+|[^\w\s]+", "Removed", True)
+            core.split("Regex", f"[{_WORD}]+|[^{_WORD}\\s]+", "Removed", True)
         case "WhitespaceSplit":
             core.split_whitespace()
         case "BertPreTokenizer":

@@ -71,6 +71,9 @@ def _definition(document: dict[str, Any], pattern: str | None) -> TokenizerDefin
     added = [_added_token(entry) for entry in entries]
     vocabulary = _unigram_vocabulary(body) if kind == "Unigram" else _vocabulary(body)
     model, hidden = _read_model(kind, body, vocabulary, byte_level)
+    tokens = _tokens(vocabulary, added, byte_level)
+    if isinstance(model, Unigram):
+        model = replace(model, scores=np.pad(model.scores, (0, len(tokens) - len(model.scores))))
     around = read_surroundings(document.get("post_processor"))
     decoders = flatten(document.get("decoder"), "decoders")
     if byte_level and any(step.get("type") != "ByteLevel" for step in decoders):
@@ -78,12 +81,13 @@ def _definition(document: dict[str, Any], pattern: str | None) -> TokenizerDefin
             f"decoder {[step.get('type') for step in decoders]} is not supported for byte-level BPE"
         )
     return TokenizerDefinition(
-        tokens=_tokens(vocabulary, added, byte_level),
+        tokens=tokens,
         model=model,
         normalizers=flatten(document.get("normalizer"), "normalizers"),
         pre_tokenizers=pre_tokenizers,
         decoders=(BYTE_LEVEL_DECODER,) if byte_level else decoders,
-        hidden=hidden,
+        # Tokens that only added_tokens knows are found before the model sees the text.
+        hidden=(*hidden, *(token.id for token in added if token.content not in vocabulary)),
         added_tokens=added,
         prefix_ids=around.prefix,
         suffix_ids=around.suffix,
@@ -105,7 +109,6 @@ def _read_model(
             hidden = model.byte_ids if isinstance(model, CharacterPairs) else ()
         case "Unigram":
             model = _read_unigram(options, body["vocab"], vocabulary)
-            hidden = model.byte_ids
         case "WordPiece":
             unknown = vocabulary.get(options.take("unk_token", str))
             if unknown is None:

@@ -258,6 +258,8 @@ def _added_tokens(rng: random.Random, vocabulary: dict[str, int]) -> list[Docume
         flags = {
             flag: rng.random() < 0.3 for flag in ("single_word", "lstrip", "rstrip", "normalized", "special")
         }
+        # A special token is one that text does not give, so none of the words that models give here.
+        flags["special"] = flags["special"] and content not in vocabulary
         token_id = vocabulary.get(content, next_id)
         next_id += token_id == next_id
         added.append({"id": token_id, "content": content, **flags})
