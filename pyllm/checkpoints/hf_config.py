@@ -106,10 +106,6 @@ def _model_type(data: dict[str, Any]) -> str:
 
 
 def _refuse_unsupported(data: dict[str, Any]) -> None:
-    quantization = data.get("quantization_config")
-    if quantization is not None:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        raise ValueError(f"quantization_config: checkpoints quantized with {method!r} are not supported")
     activation = data.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
         raise ValueError(f"hidden_act must be 'silu', got {activation!r}")

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pyllm.checkpoints.gguf import read_gguf
 from pyllm.checkpoints.gguf_model import config_from_gguf, model_tensors
 from pyllm.checkpoints.hf_config import config_from_hf
 from pyllm.checkpoints.progress import track
+from pyllm.checkpoints.quantized_folder import merge_quantized
 from pyllm.checkpoints.safetensors_files import read_folder, read_json
 from pyllm.checkpoints.stored import StoredTensor, common_dtype
 from pyllm.models.config import ModelConfig
@@ -76,11 +78,18 @@ def load_checkpoint(
     total = sum(tensor.nbytes for tensor in wanted.values())
     pairs = ((tensor.nbytes, (name, tensor)) for name, tensor in wanted.items())
     state = {
-        name: tensor.read(target).to(device or "cpu")
+        name: _read(path, tensor, target).to(device or "cpu")
         for name, tensor in track(pairs, total, f"Loading {path.name}")
     }
     network.load_state_dict(state, assign=True)
     return Checkpoint(network.eval(), config, tokenizer_path)
+
+
+def _read(path: Path, tensor: StoredTensor, dtype: torch.dtype) -> Tensor:
+    try:
+        return tensor.read(dtype)
+    except ValueError as error:
+        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
 
 
 def _open_gguf(path: Path) -> tuple[ModelConfig, dict[str, StoredTensor], Path | None]:
@@ -96,11 +105,18 @@ def _open_folder(path: Path) -> tuple[ModelConfig, dict[str, StoredTensor], Path
         hint = f"; to load a GGUF file give its own path ({', '.join(found[:4])})" if found else ""
         raise FileNotFoundError(f"{path} has no config.json{hint}")
     try:
-        config = config_from_hf(read_json(path / "config.json"))
+        data = read_json(path / "config.json")
+        config = config_from_hf(data)
     except ValueError as error:
         raise ValueError(f"{path / 'config.json'}: {error}") from None
     config = dataclasses.replace(config, eos_token_ids=_end_tokens(path, config))
-    return config, read_folder(path), _find_tokenizer(path)
+    stored = read_folder(path)
+    if data.get("quantization_config") is not None:
+        try:
+            stored = merge_quantized(data["quantization_config"], stored)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return config, stored, _find_tokenizer(path)
 
 
 def _end_tokens(folder: Path, config: ModelConfig) -> tuple[int, ...]:

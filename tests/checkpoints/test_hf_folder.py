@@ -74,7 +74,7 @@ def test_config_in_the_style_of_transformers_4() -> None:
         ({"rope_parameters": {"rope_type": "linear"}}, r"rope scaling 'linear' lacks \['factor'\]"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "one flat table"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantized with 'gptq'"),
+        ({"quantization_config": {"quant_method": "quip"}}, "quantized with 'quip'"),
         ({"eos_token_id": "</s>"}, "eos_token_id"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be True or False"),
         (
