@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c tests/constraints.txt
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc build_backend -type f)
 
-.PHONY: help setup demo test test-full test-tiles sanitize fuzz lint format bench bench-tokenizer assets wheel-check clean
+.PHONY: help setup demo test test-full test-emulated sanitize fuzz lint format bench bench-tokenizer assets wheel-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,11 +36,11 @@ test: $(VENV)/tested assets  ## the test suite
 
 test-full: $(VENV)/tested assets  ## the long form: slow tests, install into empty environments
 	$(BIN)/python -m pytest
-	$(MAKE) test-tiles
+	$(MAKE) test-emulated
 	$(MAKE) wheel-check
 
-test-tiles: $(VENV)/tested  ## the op tests of the AMX kernels on emulated tiles: any machine with AVX-512
-	$(BIN)/python -m tests.tiles
+test-emulated: $(VENV)/tested  ## the op tests at the levels this machine lacks, AVX-512 and AMX, emulated on AVX2
+	$(BIN)/python -m tests.emulated
 
 SECONDS ?= 600
 sanitize: $(VENV)/tested  ## kernels under address, undefined-behaviour and thread sanitizers: SECONDS=600 of random cases each
@@ -53,12 +53,12 @@ lint: $(VENV)/tested  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/*.cpp')
+	$(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/*.cpp' 'tests/*.h')
 
 format: $(VENV)/tested  ## rewrite the sources as the linters want them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/*.cpp')
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/*.cpp' 'tests/*.h')
 
 # Results are named by machine, level and threads; those of other machines stay. An hour or two.
 bench: $(VENV)/installed  ## all micro-benchmarks beside their rivals, and docs/benchmarks.md; ISA=avx2 for a lower level

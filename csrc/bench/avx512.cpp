@@ -1,6 +1,7 @@
 // AVX512-VNNI: 64 products of bytes, added in fours, per instruction. AVX512-BF16: 32 products of bfloat16,
 // added in pairs. In assembly, because the level's flags have neither, and because GCC 12 moves the
-// intrinsics' accumulators from register to register; each runs where probed.
+// intrinsics' accumulators from register to register; each runs where probed. An emulated level has no rate.
+#if !defined(PYLLM_SOFTWARE_AVX512)
 #include <immintrin.h>
 
 #include "bench/peaks.h"
@@ -28,3 +29,4 @@ const Loop avx512_vnni_loop = {"vnni_int8", int64_t{2} * kChains * 64, dot_bytes
 const Loop avx512_bf16_loop = {"dot_bf16", int64_t{2} * kChains * 32, dot_bf16};
 
 }  // namespace pyllm::peaks
+#endif

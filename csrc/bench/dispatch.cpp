@@ -27,10 +27,12 @@ std::vector<Loop> loops() {
 #if defined(__x86_64__)
   const Isa level = active_isa();
   if (level == Isa::avx2 && machine_has(Extension::avx_vnni)) found.push_back(avx_vnni_loop);
+#if !defined(PYLLM_SOFTWARE_AVX512)
   if (level == Isa::avx512 || level == Isa::amx) {
     if (machine_has(Extension::avx512_vnni)) found.push_back(avx512_vnni_loop);
     if (machine_has(Extension::avx512_bf16)) found.push_back(avx512_bf16_loop);
   }
+#endif
   // Emulated tiles give the level, but not the extension: they have no rate worth a name.
   if (level == Isa::amx && machine_has(Extension::amx)) {
     found.push_back(amx_bf16_loop);

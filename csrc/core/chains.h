@@ -111,7 +111,7 @@ template <int Width, class T>
 // acc += x * row, in the register that acc is in. GCC 12 moves accumulators about when a loop of fused
 // multiply-adds is unrolled, which costs more than unrolling gains.
 inline __attribute__((always_inline)) void accumulate(Vec& acc, Vec x, Vec row) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(PYLLM_SOFTWARE_AVX512)
   asm("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(x), "v"(row));
 #else
   acc = fma(x, row, acc);

@@ -37,6 +37,17 @@ bool amx_is_granted() {
 #endif
 }
 
+// -DPYLLM_SOFTWARE_AVX512 and -DPYLLM_SOFTWARE_TILES: builds for tests on machines that lack the
+// instructions.
+bool has_avx512() {
+#if defined(PYLLM_SOFTWARE_AVX512)
+  return true;
+#else
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
+}
+
 bool has_amx() {
 #if defined(PYLLM_SOFTWARE_TILES)
   return true;
@@ -52,10 +63,7 @@ Isa probe() {
   if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))) {
     return Isa::scalar;
   }
-  if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))) {
-    return Isa::avx2;
-  }
+  if (!has_avx512()) return Isa::avx2;
   return has_amx() ? Isa::amx : Isa::avx512;
 #elif defined(__aarch64__)
   return Isa::neon;
