@@ -23,12 +23,24 @@ inline Words load_words(const void* p) { return load_vector<Words>(p); }
 inline Vec float_of(SignedWords w) { return __builtin_convertvector(w, Vec); }
 inline Vec float_of(Words w) { return float_of(reinterpret_cast<SignedWords>(w)); }  // below 2^31
 
-// kLanes bytes as floats.
+// kLanes bytes as floats. GCC 12 converts a vector of bytes lane by lane.
 [[maybe_unused]] inline Vec load_signed_bytes(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
   return __builtin_convertvector(load_vector<SignedBytes>(p), Vec);
+#endif
 }
 [[maybe_unused]] inline Vec load_unsigned_bytes(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
   return __builtin_convertvector(load_vector<UnsignedBytes>(p), Vec);
+#endif
 }
 
 // Byte i of the result is table[byte i of index], for indices below 16. `table`: 16 bytes.

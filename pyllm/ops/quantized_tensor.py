@@ -109,11 +109,11 @@ class QuantizedTensor:
                 f"from_codes: codes must be (out, in) and scales (out, groups), got {tuple(codes.shape)} "
                 f"and {tuple(scales.shape)}"
             )
+        group = _group_of(codes.shape[1], scales.shape[1], format)
         permutation = None
         if group_index is not None:
-            permutation = _sorting(group_index, codes.shape[1], scales.shape[1])
+            permutation = _sorting(group_index, codes.shape[1], scales.shape[1], group)
             codes = codes if permutation is None else codes[:, permutation]
-        group = _group_of(codes.shape[1], scales.shape[1], format)
         name, stored = _stored_format(format, group, zeros is not None, scales)
         if zeros is not None and zeros.shape != scales.shape:
             raise ValueError(
@@ -191,7 +191,7 @@ def _need_kernels() -> None:
         raise RuntimeError(f"quantized weights need the compiled operators: {_library.why_not_loaded()}")
 
 
-def _sorting(group_index: Tensor, inputs: int, groups: int) -> Tensor | None:
+def _sorting(group_index: Tensor, inputs: int, groups: int, group: int) -> Tensor | None:
     """The order of columns in which groups are neighbours; None if they are."""
     if group_index.shape != (inputs,) or (
         inputs and not 0 <= int(group_index.min()) <= int(group_index.max()) < groups
@@ -200,12 +200,10 @@ def _sorting(group_index: Tensor, inputs: int, groups: int) -> Tensor | None:
             f"from_codes: group_index must hold the group, 0 to {groups - 1}, of each of {inputs} inputs, "
             f"got shape {tuple(group_index.shape)}"
         )
-    group_index = group_index.long()
-    counts = torch.bincount(group_index, minlength=groups)
-    if inputs and not bool((counts[:-1] == counts[0]).all() and counts[-1] <= counts[0]):
-        raise ValueError("from_codes: group_index must give every group the same number of inputs")
-    order = torch.argsort(group_index, stable=True)
-    return None if bool((order == torch.arange(inputs)).all()) else order
+    order = torch.argsort(group_index.long(), stable=True)
+    if group and not torch.equal(group_index.long()[order], torch.arange(inputs) // group):
+        raise ValueError(f"from_codes: group_index must give every group {group} inputs")
+    return None if torch.equal(order, torch.arange(inputs)) else order
 
 
 def _group_of(inputs: int, groups: int, format: str) -> int:

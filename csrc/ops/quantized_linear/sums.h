@@ -21,10 +21,9 @@ namespace {
 
 // f.template operator()<0>() ... <Count - 1>()
 template <int Count, class F>
-inline __attribute__((always_inline)) void unrolled(const F& f) {
-  [&]<int... I>(std::integer_sequence<int, I...>) {
-    (f.template operator()<I>(), ...);
-  }(std::make_integer_sequence<int, Count>{});
+inline PYLLM_INLINE void unrolled(const F& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>)
+      PYLLM_INLINE { (f.template operator()<I>(), ...); }(std::make_integer_sequence<int, Count>{});
 }
 
 // Codes of one unit.
@@ -34,11 +33,11 @@ struct Packed {
   const Table& table;
 
   template <int Q>
-  Words quad(int vec) const {
+  PYLLM_INLINE Words quad(int vec) const {
     return Policy::template quad<Q>(unit, table, vec);
   }
   template <int Q, int Byte>
-  Vec value(Words word, int) const {
+  PYLLM_INLINE Vec value(Words word, int) const {
     return Policy::template value<Q, Byte>(word, table);
   }
 };
@@ -48,11 +47,11 @@ struct Unpacked {
   const float* unit;
 
   template <int Q>
-  int quad(int) const {
+  PYLLM_INLINE int quad(int) const {
     return 0;
   }
   template <int Q, int Byte>
-  Vec value(int, int vec) const {
+  PYLLM_INLINE Vec value(int, int vec) const {
     return load(unit + (4 * Q + Byte) * kOutputs + vec * kLanes);
   }
 };
@@ -64,14 +63,13 @@ struct Chained {
 
 // Chains over quads [First, First + Count). x: the first row's inputs of this unit; rows are kChunkRow apart.
 template <int First, int Count, int Rows, class Source>
-inline __attribute__((always_inline)) void add_quads(const Source& source, const float* x,
-                                                     Chained<Rows>& sums) {
-  unrolled<Count>([&]<int I>() {
+inline PYLLM_INLINE void add_quads(const Source& source, const float* x, Chained<Rows>& sums) {
+  unrolled<Count>([&]<int I>() PYLLM_INLINE {
     constexpr int Q = First + I;
     decltype(source.template quad<Q>(0)) words[kVecs];
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) words[v] = source.template quad<Q>(v);
-    unrolled<4>([&]<int Byte>() {
+    unrolled<4>([&]<int Byte>() PYLLM_INLINE {
       Vec values[kVecs];
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) values[v] = source.template value<Q, Byte>(words[v], v);
@@ -96,9 +94,8 @@ struct Scaling {
 
 // out (Rows x 16, `stride` floats from row to row) += the sum number `sum` of a chunk.
 template <int Rows>
-inline __attribute__((always_inline)) void finish_sum(const Chained<Rows>& sums, const Scaling& by,
-                                                      int64_t sum, const float* x, float* out,
-                                                      int64_t stride) {
+inline PYLLM_INLINE void finish_sum(const Chained<Rows>& sums, const Scaling& by, int64_t sum, const float* x,
+                                    float* out, int64_t stride) {
 #pragma GCC unroll 4
   for (int v = 0; v < kVecs; ++v) {
     const Vec scale = load(by.scales.scale[sum] + v * kLanes);
@@ -121,7 +118,7 @@ void add_chunk(const SourceAt& source_at, int64_t units, const Scaling& by, cons
   constexpr int kSums = kQuads / Policy::kSumQuads;
   for (int64_t unit = 0; unit < units; ++unit) {
     const auto source = source_at(unit);
-    unrolled<kSums>([&]<int Part>() {
+    unrolled<kSums>([&]<int Part>() PYLLM_INLINE {
       Chained<Rows> sums = {};
       add_quads<Part * Policy::kSumQuads, Policy::kSumQuads>(source, x + unit * kInputs, sums);
       finish_sum<Rows>(sums, by, unit * kSums + Part, x, out, stride);
@@ -133,11 +130,11 @@ void add_chunk(const SourceAt& source_at, int64_t units, const Scaling& by, cons
 template <class Policy>
 void unpack_units(const uint8_t* codes, const Table& table, int64_t units, float* to) {
   for (int64_t unit = 0; unit < units; ++unit, codes += Policy::kUnitBytes, to += kInputs * kOutputs) {
-    unrolled<kQuads>([&]<int Q>() {
+    unrolled<kQuads>([&]<int Q>() PYLLM_INLINE {
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) {
         const Words word = Policy::template quad<Q>(codes, table, v);
-        unrolled<4>([&]<int Byte>() {
+        unrolled<4>([&]<int Byte>() PYLLM_INLINE {
           store(to + (4 * Q + Byte) * kOutputs + v * kLanes, Policy::template value<Q, Byte>(word, table));
         });
       }

@@ -11,6 +11,9 @@
 #include "core/words.h"
 #include "formats/packed_weight.h"
 
+// Sums live in registers only where everything around them is one function.
+#define PYLLM_INLINE __attribute__((always_inline))
+
 namespace pyllm::quantized_linear {
 namespace {
 
@@ -28,13 +31,13 @@ struct Table {
 
 // The word of a plane of `Bits` that holds quad Q.
 template <int Bits, int Q>
-inline Words plane_word(const uint8_t* plane, int vec) {
+inline PYLLM_INLINE Words plane_word(const uint8_t* plane, int vec) {
   return load_words(plane + (Q / (8 / Bits) * kOutputs + vec * kLanes) * 4);
 }
 
 // Bytes of a quad's codes, shifted left by Left bits; only those bits are set.
 template <int Bits, int Q, int Left>
-inline Words quad_bytes(const uint8_t* plane, int vec) {
+inline PYLLM_INLINE Words quad_bytes(const uint8_t* plane, int vec) {
   constexpr int kShift = Q % (8 / Bits) * Bits - Left;
   constexpr uint32_t kMask = 0x01010101u * (((1u << Bits) - 1u) << Left);
   const Words word = plane_word<Bits, Q>(plane, vec);
@@ -44,14 +47,14 @@ inline Words quad_bytes(const uint8_t* plane, int vec) {
 // A byte of unsigned codes where it stands: 2^(8 Byte) times the code, the highest shifted down because its
 // sign bit may be set.
 template <int Byte>
-inline Vec unsigned_byte(Words word) {
+inline PYLLM_INLINE Vec unsigned_byte(Words word) {
   if constexpr (Byte == 3) return float_of(word >> 24);
   return float_of(word & (0xffu << 8 * Byte));
 }
 constexpr float unsigned_factor(int byte) { return byte == 3 ? 1.0f : static_cast<float>(1 << 8 * byte); }
 
 template <int Byte>
-inline Vec signed_byte(Words word) {
+inline PYLLM_INLINE Vec signed_byte(Words word) {
   return float_of(reinterpret_cast<SignedWords>(word << (24 - 8 * Byte)) >> 24);
 }
 
@@ -63,11 +66,11 @@ struct Nibbles {
     return shift(q, byte) == 28 ? 1.0f : static_cast<float>(1 << shift(q, byte));
   }
   template <int Q>
-  static Words quad(const uint8_t* unit, const Table&, int vec) {
+  static PYLLM_INLINE Words quad(const uint8_t* unit, const Table&, int vec) {
     return plane_word<4, Q>(unit, vec);
   }
   template <int Q, int Byte>
-  static Vec value(Words word, const Table&) {
+  static PYLLM_INLINE Vec value(Words word, const Table&) {
     constexpr int kShift = shift(Q, Byte);
     if constexpr (kShift == 28) return float_of(word >> 28);
     return float_of(word & (15u << kShift));
@@ -82,7 +85,7 @@ struct SplitBits {
   static constexpr int64_t kUnitBytes = 64 * Bits, kSumQuads = Bits == 5 ? kQuads : kQuads / 2;
   static constexpr float factor(int, int byte) { return unsigned_factor(byte); }
   template <int Q>
-  static Words quad(const uint8_t* unit, const Table&, int vec) {
+  static PYLLM_INLINE Words quad(const uint8_t* unit, const Table&, int vec) {
     const Words low = quad_bytes<kPlanes.low, Q, 0>(unit, vec);
     if constexpr (kPlanes.high > 0) {
       return low | quad_bytes<kPlanes.high, Q, kPlanes.low>(unit + 64 * kPlanes.low, vec);
@@ -90,7 +93,7 @@ struct SplitBits {
     return low;
   }
   template <int Q, int Byte>
-  static Vec value(Words word, const Table&) {
+  static PYLLM_INLINE Vec value(Words word, const Table&) {
     return unsigned_byte<Byte>(word);
   }
 };
@@ -100,11 +103,11 @@ struct Bytes {
   static constexpr int64_t kUnitBytes = 512, kSumQuads = kQuads;
   static constexpr float factor(int, int) { return 1.0f; }
   template <int Q>
-  static Words quad(const uint8_t* unit, const Table&, int vec) {
+  static PYLLM_INLINE Words quad(const uint8_t* unit, const Table&, int vec) {
     return plane_word<8, Q>(unit, vec);
   }
   template <int Q, int Byte>
-  static Vec value(Words word, const Table&) {
+  static PYLLM_INLINE Vec value(Words word, const Table&) {
     return signed_byte<Byte>(word);
   }
 };
@@ -114,11 +117,11 @@ struct NibblesOfBytes {
   static constexpr int64_t kUnitBytes = 256, kSumQuads = kQuads;
   static constexpr float factor(int, int) { return 1.0f; }
   template <int Q>
-  static Words quad(const uint8_t* unit, const Table& table, int vec) {
+  static PYLLM_INLINE Words quad(const uint8_t* unit, const Table& table, int vec) {
     return lookup_bytes(table.bytes, quad_bytes<4, Q, 0>(unit, vec));
   }
   template <int Q, int Byte>
-  static Vec value(Words word, const Table&) {
+  static PYLLM_INLINE Vec value(Words word, const Table&) {
     return signed_byte<Byte>(word);
   }
 };
@@ -128,11 +131,11 @@ struct NibblesOfFloats {
   static constexpr int64_t kUnitBytes = 256, kSumQuads = kQuads;
   static constexpr float factor(int, int) { return 1.0f; }
   template <int Q>
-  static Words quad(const uint8_t* unit, const Table&, int vec) {
+  static PYLLM_INLINE Words quad(const uint8_t* unit, const Table&, int vec) {
     return plane_word<4, Q>(unit, vec);
   }
   template <int Q, int Byte>
-  static Vec value(Words word, const Table& table) {
+  static PYLLM_INLINE Vec value(Words word, const Table& table) {
     return lookup_floats<8 * Byte + 4 * (Q % 2)>(table.floats, word);
   }
 };
@@ -142,11 +145,11 @@ struct Float8 {
   static constexpr int64_t kUnitBytes = 512, kSumQuads = kQuads;
   static constexpr float factor(int, int) { return 1.0f; }
   template <int Q>
-  static Words quad(const uint8_t* unit, const Table&, int vec) {
+  static PYLLM_INLINE Words quad(const uint8_t* unit, const Table&, int vec) {
     return plane_word<8, Q>(unit, vec);
   }
   template <int Q, int Byte>
-  static Vec value(Words word, const Table&) {
+  static PYLLM_INLINE Vec value(Words word, const Table&) {
     const Words top = word << (24 - 8 * Byte);  // the byte, in the highest place
     const Words magnitude = top >> 4 & 0x07f00000u;
     const Words subnormal = reinterpret_cast<Words>(magnitude < 0x00800000u);
