@@ -15,6 +15,7 @@
 #include "../core/isa.h"
 #include "../tokenizers/character_class.h"
 #include "../tokenizers/normalize.h"
+#include "../tokenizers/piece_counter.h"
 #include "../tokenizers/scan/scan.h"
 #include "../tokenizers/threads.h"
 #include "../tokenizers/tokenizer.h"
@@ -214,27 +215,41 @@ class Encoding {
 
 class Training {
  public:
-  Training(const std::string& grammar, const std::vector<std::string>& boundaries)
-      : counter_(grammar, boundaries) {}
+  // max_memory: bytes that counting and merging may hold, or None.
+  Training(const std::string& grammar, const std::vector<std::string>& boundaries,
+           const std::string& tie_break, std::optional<size_t> max_memory)
+      : rule_(find_tie_break(tie_break)),
+        budget_(max_memory.value_or(SIZE_MAX)),
+        counter_(grammar, boundaries, rule_, budget_) {}
 
-  void add(const py::list& texts, size_t num_threads) {
+  void add(const py::list& texts, int64_t count, size_t num_threads) {
+    if (count < 1) throw std::invalid_argument("count: expected at least 1");
     const std::vector<TextView> views = texts_of(texts);
     const py::gil_scoped_release release;
-    counter_.add(views_of(views), num_threads);
+    counter_.add(views_of(views), count, num_threads);
   }
+
+  void add_block(const py::bytes& block, bool ends_text, const std::string& origin, size_t num_threads) {
+    const std::string_view view = block;
+    const py::gil_scoped_release release;
+    counter_.add_block(view, ends_text, origin, num_threads);
+  }
+
+  void add_files(const std::vector<std::string>& paths, size_t num_threads,
+                 const std::function<void(uint64_t)>& progress) {
+    const py::gil_scoped_release release;
+    counter_.add_files(paths, num_threads, [&](uint64_t bytes) { report(progress, bytes); });
+  }
+
+  uint64_t bytes() const { return counter_.bytes(); }
 
   // -> (tokens, (n, 3) ids of left, right and merged)
   py::tuple run(size_t vocab_size, const std::function<void(size_t, size_t)>& progress) {
-    const auto report = [&](size_t done, size_t total) {
-      const py::gil_scoped_acquire acquire;
-      // Ctrl-C stops the training.
-      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-      progress(done, total);
-    };
     TrainedBytePairs trained;
     {
       const py::gil_scoped_release release;
-      trained = train_byte_pairs(counter_.pieces(), vocab_size, report);
+      trained = train_byte_pairs(counter_.take_words(), vocab_size, rule_, budget_,
+                                 [&](size_t done, size_t total) { report(progress, done, total); });
     }
     py::list tokens;
     for (const std::string& token : trained.tokens) tokens.append(py::bytes(token));
@@ -245,6 +260,16 @@ class Training {
   }
 
  private:
+  // Ctrl-C and what the function raises stop the training.
+  template <typename... Numbers>
+  static void report(const std::function<void(Numbers...)>& progress, Numbers... numbers) {
+    const py::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    progress(numbers...);
+  }
+
+  TieBreak rule_;
+  MemoryBudget budget_;
   PieceCounter counter_;
 };
 
@@ -311,9 +336,14 @@ PYBIND11_MODULE(_tokenizers, m) {
       .def("merges", &Encoding::merges);
 
   py::class_<Training>(m, "Training")
-      .def(py::init<const std::string&, const std::vector<std::string>&>(), py::arg("grammar"),
-           py::arg("boundaries"))
-      .def("add", &Training::add, py::arg("texts"), py::arg("num_threads"))
+      .def(py::init<const std::string&, const std::vector<std::string>&, const std::string&,
+                    std::optional<size_t>>(),
+           py::arg("grammar"), py::arg("boundaries"), py::arg("tie_break"), py::arg("max_memory"))
+      .def("add", &Training::add, py::arg("texts"), py::arg("count"), py::arg("num_threads"))
+      .def("add_block", &Training::add_block, py::arg("block"), py::arg("ends_text"), py::arg("origin"),
+           py::arg("num_threads"))
+      .def("add_files", &Training::add_files, py::arg("paths"), py::arg("num_threads"), py::arg("progress"))
+      .def_property_readonly("bytes", &Training::bytes)
       .def("run", &Training::run, py::arg("vocab_size"), py::arg("progress"));
 
   m.def("pretokenize", &pretokenize, py::arg("grammar"), py::arg("text"));

@@ -266,17 +266,29 @@ ScanPieces find_scan(NextPiece next) {
   return scan_one_by_one;
 }
 
+size_t find_safe_cut(NextPiece next_piece, std::string_view text, size_t from) {
+  if (next_piece == next_none) return text.size();
+  for (size_t at = std::max<size_t>(from, 2); at < text.size(); ++at) {
+    if (safe_cut(text, at)) return at;
+  }
+  return text.size();
+}
+
+size_t find_last_safe_cut(NextPiece next_piece, std::string_view text, size_t from) {
+  if (next_piece == next_none || text.empty()) return 0;
+  for (size_t at = text.size() - 1; at > std::max<size_t>(from, 1); --at) {
+    if (safe_cut(text, at)) return at;
+  }
+  return 0;
+}
+
 std::vector<std::string_view> split_safely(NextPiece next_piece, std::string_view text, size_t size) {
   std::vector<std::string_view> chunks;
-  size_t begin = 0;
-  size_t at = next_piece == next_none ? text.size() : size;
-  for (at = std::max<size_t>(at, 2); at < text.size(); ++at) {
-    if (!safe_cut(text, at)) continue;
-    chunks.push_back(text.substr(begin, at - begin));
-    begin = at;
-    at += size;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = find_safe_cut(next_piece, text, begin + size);
+    chunks.push_back(text.substr(begin, end - begin));
+    begin = end;
   }
-  if (begin < text.size()) chunks.push_back(text.substr(begin));
   return chunks;
 }
 

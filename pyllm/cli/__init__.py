@@ -91,6 +91,7 @@ def application() -> typer.Typer:
     _add(app, "bench", bench)
     tokenizers = _group("Train and use tokenizers.")
     _add(tokenizers, "train", tokenizer.train)
+    _add(tokenizers, "compare", tokenizer.compare)
     _add(tokenizers, "encode", tokenizer.encode)
     app.add_typer(tokenizers, name="tokenizer")
     _add(app, "pretrain", pretrain)

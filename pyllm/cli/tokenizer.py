@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pyllm.cli.terminal import read_standard_input
+
+if TYPE_CHECKING:
+    from pyllm import Tokenizer
+
+# Enough for two digits behind the point, and a few seconds at most.
+_COMPARED_CHARACTERS = 4_000_000
 
 
 def train(
@@ -26,8 +32,17 @@ def train(
     special_token: Annotated[
         list[str] | None, typer.Option(help="A special token to include; may be repeated.")
     ] = None,
+    tie_break: Annotated[
+        str, typer.Option(help="Which of equally frequent pairs: hf, bytes or first_seen.")
+    ] = "hf",
+    max_memory: Annotated[
+        int | None, typer.Option(help="Megabytes that training may take (default: what is available).", min=1)
+    ] = None,
 ) -> None:
     """Train a byte-level BPE tokenizer on text and save it as tokenizer.json.
+
+    At the end it shows how many bytes of the data's beginning a token holds, beside well-known vocabularies if
+    tiktoken or Hugging Face have left some in their caches.
 
     Example:
         pyllm tokenizer train --data corpus.txt more/*.txt --vocab-size 8192 --out tokenizer.json
@@ -35,15 +50,87 @@ def train(
     from pyllm import Tokenizer
     from pyllm.cli.progress import progress_bar
     from pyllm.data import read_pieces
+    from pyllm.tokenizers.compression import well_known
 
     sources = data or (piece.text.encode() for piece in read_pieces([]))
     special_tokens = ["<|endoftext|>"] if special_token is None else special_token
     with progress_bar() as show:
         tokenizer = Tokenizer.train(
-            sources, vocab_size, pattern=pattern, special_tokens=special_tokens, on_progress=show
+            sources,
+            vocab_size,
+            pattern=pattern,
+            special_tokens=special_tokens,
+            tie_break=tie_break,
+            max_memory=None if max_memory is None else max_memory << 20,
+            on_progress=show,
         )
     tokenizer.save(out)
     print(f"{tokenizer.vocab_size} tokens in {out}")
+    print(
+        _compression_table({str(out): tokenizer, **well_known()}, {"bytes per token": _beginning(data or [])})
+    )
+
+
+def compare(
+    tokenizer: Annotated[
+        list[Path], typer.Option(help="A tokenizer's file or folder; may be repeated.", metavar="PATH...")
+    ],
+    data: Annotated[
+        list[Path],
+        typer.Option(help="Text files and folders, a column each; .jsonl and .gz too.", metavar="PATH..."),
+    ],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show how many UTF-8 bytes of text a token holds, for several tokenizers: the more, the shorter the texts.
+
+    Well-known vocabularies that tiktoken or Hugging Face have left in their caches stand beside them.
+
+    Example:
+        pyllm tokenizer compare --tokenizer mine.json --tokenizer cl100k.tiktoken --data english.txt code/
+    """
+    from json import dumps
+
+    from pyllm import Tokenizer
+    from pyllm.tokenizers.compression import well_known
+
+    tokenizers = {**{str(path): Tokenizer.from_file(path) for path in tokenizer}, **well_known()}
+    texts = {str(path): _beginning([path]) for path in data}
+    if json:
+        print(dumps({name: _compressions(each, texts) for name, each in tokenizers.items()}, indent=1))
+    else:
+        print(_compression_table(tokenizers, texts))
+
+
+def _beginning(data: list[Path]) -> list[str]:
+    """Up to so many characters of the data, in the pieces they come in."""
+    from pyllm.data import read_pieces
+
+    texts: list[str] = []
+    size = 0
+    for piece in read_pieces(data):
+        texts.append(piece.text)
+        size += len(piece.text)
+        if size >= _COMPARED_CHARACTERS:
+            break
+    return texts
+
+
+def _compressions(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> dict[str, float]:
+    from pyllm.tokenizers import compression
+
+    return {kind: compression(tokenizer, some) for kind, some in texts.items()}
+
+
+def _compression_table(tokenizers: dict[str, Tokenizer], texts: dict[str, list[str]]) -> str:
+    """Names left, numbers right-aligned under the names of the texts."""
+    rows = [["tokenizer", "tokens", *texts]]
+    for name, tokenizer in tokenizers.items():
+        numbers = _compressions(tokenizer, texts).values()
+        rows.append([name, str(tokenizer.vocab_size), *(f"{number:.2f}" for number in numbers)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    )
 
 
 def encode(

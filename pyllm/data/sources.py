@@ -15,8 +15,10 @@ import os
 import sysconfig
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 PIECE_CHARACTERS = 16_384
 _BLOCK_BYTES = 1 << 20
@@ -45,6 +47,9 @@ _SKIPPED_FOLDERS = frozenset(
     ["__pycache__", "dist-packages", "encodings", "idle_test", "pydoc_data", "site-packages", "test", "tests"]
 )
 _STDLIB_FILE_BYTES = range(64, 1 << 20)
+
+
+_Item = TypeVar("_Item")
 
 
 class Piece(NamedTuple):
@@ -97,6 +102,38 @@ def standard_library_files() -> list[Path]:
     return [file for file in files if file.stat().st_size in _STDLIB_FILE_BYTES]
 
 
+def is_plain_text(file: Path) -> bool:
+    """Whether the file is one document as it lies on disk."""
+    return file.suffix.lower() != ".gz" and not is_jsonl(file)
+
+
+def is_jsonl(file: Path) -> bool:
+    return _text_suffix(file) == ".jsonl"
+
+
+def read_jsonl_texts(file: Path) -> Iterator[str]:
+    """The "text" of every line of a .jsonl or .jsonl.gz file. Raises ValueError as `read_pieces` does."""
+    with _open(file) as stream:
+        yield from _jsonl_texts(stream, str(file))
+
+
+def read_blocks(file: Path, size: int) -> Iterator[bytes]:
+    """The bytes of a file, decompressed if its name ends in .gz, `size` at a time."""
+    with _open(file) as stream:
+        while block := stream.read(size):
+            yield block
+
+
+def read_ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """The same items; a thread of its own makes the next one meanwhile. It ends with the iteration."""
+    end = object()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item  # type: ignore[misc]
+
+
 def _standard_library_pieces() -> Iterator[Piece]:
     for file in standard_library_files():
         try:
@@ -116,14 +153,21 @@ def _text_suffix(file: Path) -> str:
     return Path(file.stem).suffix.lower() if file.suffix.lower() == ".gz" else file.suffix.lower()
 
 
-def _read_file(file: Path) -> Iterator[Piece]:
-    read = _read_jsonl if _text_suffix(file) == ".jsonl" else _read_text
+@contextmanager
+def _open(file: Path) -> Iterator[BinaryIO]:
+    """A stream of the file's bytes, decompressed if its name ends in .gz; a broken one becomes a ValueError."""
     compressed = file.suffix.lower() == ".gz"
     try:
         with gzip.open(file) if compressed else file.open("rb") as stream:
-            yield from read(stream, str(file))  # type: ignore[arg-type]
+            yield stream  # type: ignore[misc]
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"data: {str(file)!r} is not a complete gzip file: {error}") from error
+
+
+def _read_file(file: Path) -> Iterator[Piece]:
+    read = _read_jsonl if is_jsonl(file) else _read_text
+    with _open(file) as stream:
+        yield from read(stream, str(file))
 
 
 def _read_text(stream: BinaryIO, origin: str) -> Iterator[Piece]:
@@ -149,13 +193,17 @@ def _read_text(stream: BinaryIO, origin: str) -> Iterator[Piece]:
 
 
 def _read_jsonl(stream: BinaryIO, origin: str) -> Iterator[Piece]:
-    for number, line in enumerate(stream, start=1):
-        if not line.strip():
-            continue
-        *whole, last = cut(_jsonl_text(line, f"data: {origin!r} line {number}"))
+    for text in _jsonl_texts(stream, origin):
+        *whole, last = cut(text)
         yield from (Piece(part, False, origin) for part in whole)
         if last:
             yield Piece(last, True, origin)
+
+
+def _jsonl_texts(stream: BinaryIO, origin: str) -> Iterator[str]:
+    for number, line in enumerate(stream, start=1):
+        if line.strip():
+            yield _jsonl_text(line, f"data: {origin!r} line {number}")
 
 
 def _jsonl_text(line: bytes, where: str) -> str:

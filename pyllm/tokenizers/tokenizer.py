@@ -18,7 +18,7 @@ from pyllm.tokenizers.threads import thread_count
 
 if TYPE_CHECKING:
     from pyllm.tokenizers.chat import RenderedChat
-    from pyllm.tokenizers.training import Progress, TextSource
+    from pyllm.tokenizers.training import Progress, TextSources
 
 Specials = Literal["all"] | Collection[str]
 
@@ -56,7 +56,7 @@ class Tokenizer:
     @classmethod
     def train(
         cls,
-        files_or_texts: TextSource | Iterable[TextSource],
+        files_or_texts: TextSources,
         vocab_size: int,
         *,
         algorithm: str = "bpe",
@@ -64,20 +64,29 @@ class Tokenizer:
         special_tokens: Sequence[str] = (),
         tie_break: str = "hf",
         num_threads: int | None = None,
+        max_memory: int | None = None,
         on_progress: Progress | None = None,
     ) -> Tokenizer:
-        """Trains a byte-level BPE; the merges are those of the tokenizers package's BpeTrainer, whatever the threads.
+        """Trains a byte-level BPE; the merges are the same for any number of threads and any chunking of the text.
 
         files_or_texts: paths of files and folders (text of any suffix, .jsonl with a "text" field, .gz of both), texts,
-            or an iterable of them. A str is a path if a file has that name, and if it is one line and all there is.
+            or an iterable of them, which is streamed; or a mapping of texts to how often each counts. A str is a path
+            if a file has that name, and if it is one line and all there is.
         vocab_size: how many ids there shall be: special tokens first, then 256 bytes, then merges. The tokenizer is
             smaller where the text has no more pairs to merge.
         pattern: the pretokenizer: gpt2, gpt4 (= cl100k), o200k, llama3, qwen2, smollm or none.
         special_tokens: in the text they are borders and are not trained on. `<|endoftext|>` becomes eos.
-        tie_break: "hf": of pairs equally frequent the one with the smallest ids wins.
-        on_progress: hears (phase, done, total): "reading" counts characters (total 0: unknown), "merging" tokens.
+        tie_break: which of several equally frequent pairs is merged. "hf": the smallest (left id, right id), bytes in
+            the order of the byte-level alphabet, a token that is spelled twice keeps its id: tokenizers' BpeTrainer.
+            "bytes": the same with bytes as ids 0 to 255 and a new id for every merge: rustbpe. "first_seen": the pair
+            that stands first in the text, ids as in "bytes": minbpe. With these two a token that is spelled twice has
+            one id in the result all the same, so there may be fewer tokens than vocab_size.
+        max_memory: bytes that counting and merging may take; None: what the machine has available. It depends on how
+            many different pieces there are, not on the length of the text.
+        on_progress: hears (phase, done, total): "reading" counts bytes (total 0: unknown), "merging" tokens.
 
-        Raises ValueError, TypeError or FileNotFoundError, naming the argument.
+        Raises ValueError, TypeError or FileNotFoundError, naming the argument, and MemoryError before more than
+        max_memory is taken.
         """
         from pyllm.tokenizers.training import train_byte_pairs
 
@@ -91,6 +100,7 @@ class Tokenizer:
                 special_tokens=special_tokens,
                 tie_break=tie_break,
                 num_threads=thread_count(num_threads),
+                max_memory=max_memory,
                 on_progress=on_progress,
             )
         )

@@ -8,7 +8,16 @@ CONTRACT = {
     "info": {"--json"},
     "demo": {"--data", "--out", "--model", "--seconds"},
     "bench": {"op", "--full", "--runs", "--isa", "--json"},
-    "tokenizer train": {"--data", "--vocab-size", "--out", "--pattern", "--special-token"},
+    "tokenizer train": {
+        "--data",
+        "--vocab-size",
+        "--out",
+        "--pattern",
+        "--special-token",
+        "--tie-break",
+        "--max-memory",
+    },
+    "tokenizer compare": {"--tokenizer", "--data", "--json"},
     "tokenizer encode": {
         "--tokenizer",
         "--text",

@@ -1,8 +1,7 @@
-"""The trainer against the tokenizers package's, and against the plain definition."""
+"""The trainer against the plain definitions of its tie rules, and against tokenizers' BpeTrainer and rustbpe."""
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import json
 from collections import Counter
@@ -13,15 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllm import Tokenizer
+from pyllm import Tokenizer, _tokenizers
 from pyllm.data import standard_library_files
-from pyllm.tokenizers.patterns import PATTERNS
+from pyllm.tokenizers.patterns import GPT2, PATTERNS
 from tests.assets import asset
 
 END = "<|endoftext|>"
+RULES = ("hf", "bytes", "first_seen")
+PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+ALPHABET = PRINTABLE + [byte for byte in range(256) if byte not in PRINTABLE]
+
+Merges = list[tuple[bytes, bytes]]
 
 
-def huggingface_merges(texts: list[str], vocab_size: int, pattern: str) -> dict[str, Any]:
+def huggingface_model(texts: list[str], vocab_size: int, pattern: str) -> dict[str, Any]:
     """Vocabulary and merges by BpeTrainer with the byte-level alphabet."""
     tokenizers = pytest.importorskip("tokenizers")
     pre = tokenizers.pre_tokenizers
@@ -47,7 +51,7 @@ def our_model(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
 
 def assert_equal_models(texts: list[str], vocab_size: int, pattern: str, folder: Path) -> None:
     trained = Tokenizer.train(iter(texts), vocab_size, pattern=pattern, special_tokens=[END])
-    ours, theirs = our_model(trained, folder), huggingface_merges(texts, vocab_size, pattern)
+    ours, theirs = our_model(trained, folder), huggingface_model(texts, vocab_size, pattern)
     assert ours["merges"] == [list(merge) for merge in theirs["merges"]]
     assert ours["vocab"] == theirs["vocab"]
 
@@ -83,83 +87,126 @@ def test_merges_equal_huggingface_on_the_whole_standard_library(pattern: str, tm
     assert_equal_models(standard_library(1 << 40), 32_768, pattern, tmp_path)
 
 
-def merges_by_definition(pieces: list[bytes], vocab_size: int) -> list[tuple[bytes, bytes]]:
-    """Recounts all pairs before every merge."""
-    alphabet = Tokenizer.train(["xy" * 3], 256, pattern="none")
-    ids = {alphabet.decode_bytes([i]): i for i in range(256)}
-    words = [[bytes([byte]) for byte in piece] for piece in pieces]
-    merges: list[tuple[bytes, bytes]] = []
-    while len(ids) < vocab_size:
-        counts = Counter(pair for word in words for pair in itertools.pairwise(word))
-        if not counts:
+@pytest.mark.parametrize(
+    ("limit", "vocab_size"), [(500_000, 4096), pytest.param(1 << 40, 32_768, marks=pytest.mark.slow)]
+)
+def test_tokens_equal_rustbpe(limit: int, vocab_size: int) -> None:
+    rustbpe = pytest.importorskip("rustbpe")
+    texts = standard_library(limit)
+    reference = rustbpe.Tokenizer()
+    reference.train_from_iterator(iter(texts), vocab_size, pattern=GPT2)
+    merges = train_pieces("gpt2", texts, vocab_size, "bytes")
+    assert [left + right for left, right in merges] == [
+        bytes(token) for token, rank in reference.get_mergeable_ranks() if rank >= 256
+    ]
+
+
+def train_pieces(
+    grammar: str, texts: list[str] | dict[str, int], vocab_size: int, rule: str, num_threads: int = 1
+) -> Merges:
+    """All merges the core makes, repeated ones included."""
+    training = _tokenizers.Training(grammar, [], rule, None)
+    for text in texts:
+        training.add([text], texts[text] if isinstance(texts, dict) else 1, num_threads)
+    tokens, merges = training.run(vocab_size, lambda done, total: None)
+    assert len(set(tokens)) == len(tokens)
+    assert all(tokens[merged] == tokens[left] + tokens[right] for left, right, merged in merges.tolist())
+    return [(tokens[left], tokens[right]) for left, right, _ in merges.tolist()]
+
+
+def merges_by_definition(counts: dict[str, int], vocab_size: int, rule: str) -> Merges:
+    """Recounts all pairs before every merge. Pieces with how often they stand in the text, in its order."""
+    tokens = [bytes([byte]) for byte in (ALPHABET if rule == "hf" else range(256))]
+    words = [([tokens.index(bytes([byte])) for byte in piece.encode()], n) for piece, n in counts.items()]
+    merges: Merges = []
+    while len(tokens) < vocab_size:
+        found: Counter[tuple[int, int]] = Counter()
+        for word, n in words:
+            for pair in itertools.pairwise(word):
+                found[pair] += n
+        if not found:
             break
-        left, right = min(counts, key=lambda pair: (-counts[pair], ids[pair[0]], ids[pair[1]]))
-        merges.append((left, right))
-        ids.setdefault(left + right, len(ids))
-        words = [merge(word, left, right) for word in words]
+        if rule == "first_seen":
+            left, right = max(found, key=found.__getitem__)  # of equals the one counted first
+        else:
+            left, right = min(found, key=lambda pair: (-found[pair], pair))
+        merges.append((tokens[left], tokens[right]))
+        token = tokens[left] + tokens[right]
+        new = tokens.index(token) if rule == "hf" and token in tokens else len(tokens)
+        if new == len(tokens):
+            tokens.append(token)
+        words = [(merge(word, (left, right), new), n) for word, n in words]
     return merges
 
 
-def merge(word: list[bytes], left: bytes, right: bytes) -> list[bytes]:
-    result: list[bytes] = []
+def merge(word: list[int], pair: tuple[int, int], new: int) -> list[int]:
+    result: list[int] = []
     i = 0
     while i < len(word):
-        if word[i : i + 2] == [left, right]:
-            result.append(left + right)
-            i += 2
-        else:
-            result.append(word[i])
-            i += 1
+        found = tuple(word[i : i + 2]) == pair
+        result.append(new if found else word[i])
+        i += 2 if found else 1
     return result
 
 
-@given(st.lists(st.text("ab", min_size=1, max_size=24), min_size=1, max_size=6))
-@settings(max_examples=150, deadline=None)
-def test_merges_follow_the_definition(pieces: list[str]) -> None:
-    # Two letters make many runs, ties and tokens that two different merges spell.
-    trained = Tokenizer.train(iter(pieces), 290, pattern="none")
-    merges = [
-        (trained.decode_bytes([left]), trained.decode_bytes([right]))
-        for left, right, _ in trained._definition.model.merges.tolist()
-    ]
-    assert merges == merges_by_definition([piece.encode() for piece in pieces], 290)
+# Two letters make many runs, ties, and tokens that two different merges spell.
+few_letters = st.lists(st.text("ab", min_size=1, max_size=24), min_size=1, max_size=6)
+any_letters = st.lists(
+    st.text(st.sampled_from("abc é\n日"), min_size=1, max_size=160), min_size=1, max_size=12
+)
 
 
-def test_threads_do_not_change_the_result(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", RULES)
+@given(pieces=st.one_of(few_letters, any_letters))
+@settings(max_examples=100, deadline=None)
+def test_merges_follow_the_definition(rule: str, pieces: list[str]) -> None:
+    expected = merges_by_definition(Counter(pieces), 290, rule)
+    assert train_pieces("none", pieces, 290, rule) == expected
+    assert train_pieces("none", pieces, 290, rule, num_threads=3) == expected
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(counts=st.dictionaries(st.text("abc", min_size=1, max_size=12), st.integers(1, 1 << 54), min_size=1))
+@settings(max_examples=50, deadline=None)
+def test_counts_go_beyond_32_bits(rule: str, counts: dict[str, int]) -> None:
+    assert train_pieces("none", counts, 280, rule) == merges_by_definition(counts, 280, rule)
+
+
+def test_a_mapping_weighs_texts() -> None:
+    # In 32 bits "cd" would have a count of 1, in float32 the two would be equal.
+    weighed = Tokenizer.train({"ab ab": 1 << 31, b"cd": (1 << 32) + 1, "ef": 0}, 258, pattern="gpt2")
+    assert [weighed.decode_bytes([i]) for i in (256, 257)] == [b"cd", b"ab"]
+
+
+def test_counts_that_could_overflow_are_an_error() -> None:
+    with pytest.raises(OverflowError, match="files_or_texts"):
+        Tokenizer.train({"ab": (1 << 62) - 1, "abc": 1 << 62}, 258)
+
+
+def test_a_letter_repeated_a_million_times_is_linear() -> None:
+    # One piece, whose slots lie far from its header. After 19 doublings the tokens are the binary digits of a million,
+    # each pair stands once, and the last two tokens have the smallest ids.
+    merges = train_pieces("none", ["a" * 1_000_000], 276, "hf")
+    assert merges[:19] == [(b"a" * (1 << i), b"a" * (1 << i)) for i in range(19)]
+    assert merges[19:] == [(b"a" * 512, b"a" * 64)]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_tie_rules_differ_and_save(rule: str, tmp_path: Path) -> None:
+    # Equally frequent: "\n\n" is smallest by byte, "!!" in the byte-level alphabet, "zz" stands first.
+    trained = Tokenizer.train(["zz!!\n\n"], 257, pattern="none", tie_break=rule)
+    expected = {"hf": b"!!", "bytes": b"\n\n", "first_seen": b"zz"}
+    assert trained.decode_bytes([256]) == expected[rule]
+    trained.save(tmp_path / "trained.json")
+    loaded = Tokenizer.from_file(tmp_path / "trained.json")
+    assert loaded.encode("zz!!\n\n") == trained.encode("zz!!\n\n")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_threads_do_not_change_the_result(rule: str) -> None:
     text = "".join(standard_library(3_000_000))
-    one, three = (our_model(Tokenizer.train([text], 2000, num_threads=n), tmp_path) for n in (1, 3))
+    one, three = (train_pieces("cl100k", [text], 2000, rule, num_threads=n) for n in (1, 3))
     assert one == three
-
-
-def test_file_kinds_give_the_same_merges(tmp_path: Path) -> None:
-    documents = [text.replace("\r", "") for text in standard_library(300_000)]
-    (tmp_path / "folder").mkdir()
-    for i, text in enumerate(documents):
-        (tmp_path / "folder" / f"{i:04}.py").write_text(text, newline="")
-    jsonl = "".join(json.dumps({"text": text}) + "\n" for text in documents)
-    (tmp_path / "all.jsonl").write_text(jsonl)
-    (tmp_path / "all.jsonl.gz").write_bytes(gzip.compress(jsonl.encode()))
-    expected = our_model(Tokenizer.train(iter(documents), 1000), tmp_path)
-    sources: list[Any] = [
-        str(tmp_path / "folder"),
-        [tmp_path / "all.jsonl"],
-        tmp_path / "all.jsonl.gz",
-        [text.encode() for text in documents],
-        sorted((tmp_path / "folder").iterdir()),
-    ]
-    for source in sources:
-        assert our_model(Tokenizer.train(source, 1000), tmp_path) == expected
-
-
-def test_a_document_larger_than_a_batch_is_cut_safely(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = "".join(standard_library(400_000))
-    file = tmp_path / "long.txt"
-    file.write_text(text, newline="")
-    expected = our_model(Tokenizer.train([text], 1000), tmp_path)
-    monkeypatch.setattr("pyllm.tokenizers.training._BATCH_CHARACTERS", 50_000)
-    assert our_model(Tokenizer.train(file, 1000), tmp_path) == expected
 
 
 def test_special_tokens_are_borders_and_come_first() -> None:
@@ -169,42 +216,3 @@ def test_special_tokens_are_borders_and_come_first() -> None:
     # Nothing of "<|endoftext|>" has been merged.
     assert len(trained.encode(END, disallowed_special=())) == len(END)
     assert trained.encode(f"abab{END}", allowed_special="all")[-1] == 0
-
-
-def test_progress_is_reported_and_may_stop_the_training() -> None:
-    heard: list[tuple[str, int, int]] = []
-    Tokenizer.train(standard_library(200_000), 1200, on_progress=lambda *event: heard.append(event))
-    assert {phase for phase, _, _ in heard} == {"reading", "merging"}
-    assert heard[-1] == ("merging", 1200, 1200)
-
-    def stop(phase: str, done: int, total: int) -> None:
-        if phase == "merging":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        Tokenizer.train(standard_library(200_000), 1200, on_progress=stop)
-
-
-@pytest.mark.parametrize(
-    ("source", "arguments", "error", "message"),
-    [
-        (["text"], {"vocab_size": 255}, ValueError, "vocab_size"),
-        (["text"], {"vocab_size": 256, "special_tokens": ["<s>"]}, ValueError, "vocab_size"),
-        (["text"], {"vocab_size": 300.0}, TypeError, "vocab_size"),
-        (["text"], {"vocab_size": 300, "pattern": "gpt5"}, ValueError, "gpt5"),
-        (["text"], {"vocab_size": 300, "algorithm": "unigram"}, ValueError, "algorithm"),
-        (["text"], {"vocab_size": 300, "tie_break": "random"}, ValueError, "tie_break"),
-        (["text"], {"vocab_size": 300, "special_tokens": "<s>"}, TypeError, "special_tokens"),
-        (["text"], {"vocab_size": 300, "special_tokens": ["<s>", "<s>"]}, ValueError, "special_tokens"),
-        (["text"], {"vocab_size": 300, "num_threads": 0}, ValueError, "num_threads"),
-        ([], {"vocab_size": 300}, ValueError, "files_or_texts"),
-        ([""], {"vocab_size": 300}, ValueError, "files_or_texts"),
-        ([3], {"vocab_size": 300}, TypeError, "files_or_texts"),
-        (["no/such/file.txt"], {"vocab_size": 300}, FileNotFoundError, "no/such/file.txt"),
-        ("no_such_folder", {"vocab_size": 300}, FileNotFoundError, "no_such_folder"),
-        ([Path("no/such/file")], {"vocab_size": 300}, FileNotFoundError, "no/such/file"),
-    ],
-)
-def test_bad_arguments(source: Any, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        Tokenizer.train(source, **arguments)

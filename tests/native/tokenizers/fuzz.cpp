@@ -9,6 +9,7 @@
 
 #include "tokenizers/byte_pair_encoder.h"
 #include "tokenizers/normalize.h"
+#include "tokenizers/piece_counter.h"
 #include "tokenizers/tokenizer.h"
 #include "tokenizers/trainer.h"
 #include "tokenizers/utf8.h"
@@ -69,11 +70,13 @@ class Fuzzer {
   }
 
   TrainedBytePairs train(const std::string& grammar) {
-    PieceCounter counter(grammar, {"<x>"});
+    const TieBreak rule = static_cast<TieBreak>(number(3));
+    MemoryBudget budget;
+    PieceCounter counter(grammar, {"<x>"}, rule, budget);
     std::vector<std::string> texts;
     for (int i = 0; i < 4; ++i) texts.push_back(text(number(300)));
-    counter.add({texts.begin(), texts.end()}, 1 + number(3));
-    return train_byte_pairs(counter.pieces(), 256 + number(64), [](size_t, size_t) {});
+    counter.add({texts.begin(), texts.end()}, 1, 1 + number(3));
+    return train_byte_pairs(counter.take_words(), 256 + number(64), rule, budget, [](size_t, size_t) {});
   }
 
   std::unique_ptr<Tokenizer> build(const TrainedBytePairs& trained, const std::string& grammar) {
