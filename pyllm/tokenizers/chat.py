@@ -1,8 +1,8 @@
 """Chat templates: Jinja programs that turn messages into text, in the environment that transformers gives them.
 
-Templates come from strangers: they run in Jinja's sandbox, on copies made of plain JSON types. Messages come from
-strangers too: what of the text they wrote is known afterwards (`trusted_text.py`), so that it is never encoded as a
-control token.
+Templates come from strangers: they run in Jinja's sandbox, on copies made of plain JSON types and with a budget
+(`template_limits.py`). Messages come from strangers too: what of the text they wrote is known afterwards
+(`trusted_text.py`), so that it is never encoded as a control token.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, NoReturn
 
 import jinja2
 from jinja2.ext import Extension
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pyllm.tokenizers.definition import AddedToken
+from pyllm.tokenizers.template_limits import LimitedEnvironment, measure, metered
 from pyllm.tokenizers.trusted_text import TrustingCodeGenerator, concatenate, mask_of, trusted
 
 # Templates put control tokens together out of these ('<|' + role + '|>', Phi-3); other roles are text of the message.
@@ -44,6 +44,12 @@ _ROLES = frozenset(
     ]
 )
 _FENCED = re.compile(r"<[|｜].*[|｜]>", re.DOTALL)
+
+# What a template can run into, SyntaxError where its Python is nested too deep.
+_FAILURES = (
+    *(TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError),
+    *(MemoryError, SyntaxError),
+)
 
 Template = str | Mapping[str, str] | None
 
@@ -102,10 +108,11 @@ def render_chat(
         **{name: _plain_data(value) for name, value in variables.items()},
     }
     try:
-        text = _compile(_repaired(source)).render(data)
+        with metered(measure(data)):
+            text = _compile(_repaired(source)).render(data)
     except jinja2.TemplateError as error:
         raise ValueError(f"chat_template: {error}") from error
-    except (TypeError, AttributeError, KeyError, ArithmeticError, RecursionError) as error:
+    except _FAILURES as error:
         raise ValueError(f"chat_template: it fails on these messages: {error!r}") from error
     return RenderedChat(
         "".join([text]), byte_spans(text, [m.span() for m in re.finditer(b"\0+", mask_of(text))])
@@ -208,7 +215,7 @@ def _joining(join: Callable[..., str]) -> Callable[..., str]:
     return trusting
 
 
-class _Environment(ImmutableSandboxedEnvironment):
+class _Environment(LimitedEnvironment):
     code_generator_class = TrustingCodeGenerator
     concat = staticmethod(concatenate)
     trusted = staticmethod(trusted)
@@ -227,4 +234,5 @@ def _compile(source: str) -> jinja2.Template:
     environment.filters["join"] = _joining(environment.filters["join"])
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
-    return environment.from_string(source)
+    environment.limit()
+    return environment.template(source)
