@@ -93,12 +93,13 @@ def config_to_hf(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
 def _model_type(data: dict[str, Any]) -> str:
     names = data.get("architectures") or []
     if isinstance(names, list) and names:
-        if names[0] not in ARCHITECTURES:
+        if not isinstance(names[0], str) or names[0] not in ARCHITECTURES:
             supported = sorted(ARCHITECTURES)
             raise ValueError(f"architecture {names[0]!r} is not supported, expected one of {supported}")
         return ARCHITECTURES[names[0]]
     model_type = data.get("model_type")
-    model_type = {hf: ours for ours, hf in _HF_TYPES.items()}.get(model_type, model_type)  # type: ignore[arg-type]
+    if isinstance(model_type, str):
+        model_type = {hf: ours for ours, hf in _HF_TYPES.items()}.get(model_type, model_type)
     if model_type not in ARCHITECTURES.values():
         supported = sorted(ARCHITECTURES.values())
         raise ValueError(f"model_type {model_type!r} is not supported, expected one of {supported}")

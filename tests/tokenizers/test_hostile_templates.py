@@ -91,8 +91,8 @@ def test_bombs_end_in_an_error(name: str, tokenizer: Tokenizer) -> None:
 def test_long_chats_are_within_the_budget(tokenizer: Tokenizer) -> None:
     tokenizer.chat_template = (
         "{% for m in messages %}{% if m.role == 'user' and 'x' not in m.content.split('</think>')[-1] | trim %}"
-        "{% set content = '<|' ~ m.role ~ '|>' + m.content | trim + '\\n' %}{{ content | replace('a', '&amp;') }}"
+        "{% set content = '<|' ~ m.role ~ '|>' + m.content | trim + '\\n' %}{{ content | replace('&', '&amp;') }}"
         "{% endif %}{% endfor %}"
     )
     messages = [{"role": "user", "content": "ab" * 5000}] * 300
-    assert len(tokenizer.render_chat_template(messages)) == 300 * (5000 * 6 + 9)
+    assert len(tokenizer.render_chat_template(messages)) == 300 * (10_000 + 9)
