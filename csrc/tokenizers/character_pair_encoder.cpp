@@ -5,14 +5,12 @@
 #include <stdexcept>
 #include <unordered_set>
 
+#include "marker.h"
 #include "merge_rules.h"
 #include "utf8.h"
 
 namespace pyllm::tokenizers {
 namespace {
-
-constexpr std::string_view kMarker = "\xE2\x96\x81";
-constexpr uint32_t kMarkerCodePoint = 0x2581;
 
 std::vector<TokenId> usable_ids(const CharacterPairDefinition& definition) {
   std::vector<TokenId> ids;
@@ -78,18 +76,11 @@ std::vector<MergeRule> rules_by_score(const CharacterPairDefinition& definition,
   return rules;
 }
 
-std::vector<uint32_t> characters_before_marker(const CharacterPairDefinition& definition) {
-  std::vector<uint32_t> found;
-  for (const TokenId id : usable_ids(definition)) {
-    const std::string_view token = definition.tokens[id];
-    for (size_t at = token.find(kMarker, 1); at != std::string_view::npos; at = token.find(kMarker, at + 1)) {
-      const uint32_t before = decode_utf8(token, previous_utf8(token, at)).code_point;
-      if (before != kMarkerCodePoint) found.push_back(before);
-    }
-  }
-  std::sort(found.begin(), found.end());
-  found.erase(std::unique(found.begin(), found.end()), found.end());
-  return found;
+std::vector<uint32_t> before_marker(const CharacterPairDefinition& definition) {
+  std::vector<std::string_view> tokens;
+  for (const TokenId id : usable_ids(definition)) tokens.push_back(definition.tokens[id]);
+  for (const TokenId id : definition.frozen) tokens.push_back(definition.tokens.at(id));
+  return characters_before_marker(tokens);
 }
 
 TokenTable table_of(const CharacterPairDefinition& definition, const TokenBytes& tokens) {
@@ -122,7 +113,7 @@ CharacterPairEncoder::CharacterPairEncoder(const CharacterPairDefinition& defini
       drops_unknown_(definition.scores.empty() && !fallback_.has_bytes && fallback_.unknown == kNoToken),
       // Unknown characters fuse across a border only if the marker itself is unknown.
       can_cut_(table_.find(kMarker) != kNoToken),
-      before_marker_(characters_before_marker(definition)) {}
+      before_marker_(before_marker(definition)) {}
 
 // The next place after `begin` where the piece may be cut, or its end.
 size_t CharacterPairEncoder::next_cut(std::string_view piece, size_t begin) const {
@@ -193,6 +184,12 @@ void CharacterPairEncoder::encode_characters(std::string_view piece, EncoderScra
     begin = at;
   }
   encode_unfrozen(piece.substr(begin), scratch, writer, lengths, ids);
+}
+
+bool CharacterPairEncoder::cuts_between(uint32_t before, uint32_t after) const {
+  return can_cut_ && !ignore_merges_ && !drops_unknown_ && after == kMarkerCodePoint &&
+         before != kMarkerCodePoint &&
+         !std::binary_search(before_marker_.begin(), before_marker_.end(), before);
 }
 
 // Words without unknown characters go through the cache.

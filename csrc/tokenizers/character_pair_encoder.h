@@ -39,6 +39,7 @@ class CharacterPairEncoder final : public Model {
   void encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& ids,
                     std::vector<size_t>* lengths) const override;
   const std::vector<MergeRule>& merges() const override { return rules_; }
+  bool cuts_between(uint32_t before, uint32_t after) const override;
 
  private:
   size_t next_cut(std::string_view piece, size_t begin) const;

@@ -59,4 +59,29 @@ Charsmap::Match Charsmap::find(std::string_view text, bool shortest) const {
   return best;
 }
 
+// Walks all keys: none may hold a space but at its start, nor end in such a character after others.
+bool Charsmap::is_local() const {
+  if (units_.empty()) return true;
+  struct Node {
+    uint32_t index;
+    bool is_root;
+  };
+  std::vector<bool> seen(units_.size());
+  std::vector<Node> pending{{0, true}};
+  while (!pending.empty()) {
+    const Node node = pending.back();
+    pending.pop_back();
+    const uint32_t base = node.index ^ offset(units_[node.index]);
+    for (uint32_t byte = 0; byte < 256; ++byte) {
+      const uint32_t child = base ^ byte;
+      if (child >= units_.size() || label(units_[child]) != byte || seen[child]) continue;
+      if (!node.is_root && (byte == ' ' || (has_leaf(units_[child]) && byte > ' ' && byte < 0x7F)))
+        return false;
+      seen[child] = true;
+      pending.push_back({child, false});
+    }
+  }
+  return true;
+}
+
 }  // namespace pyllm::tokenizers

@@ -27,6 +27,10 @@ class Charsmap {
   // The longest rule for the bytes that start at text[at].
   Match longest_at(std::string_view text, size_t at) const { return find(text.substr(at), false); }
 
+  // Whether a text that is cut before a space which follows a printing ASCII character becomes the same part
+  // by part, the last character before the cut whatever stands before it.
+  bool is_local() const;
+
   // The shortest one: all that the tokenizers package looks at.
   Match shortest(std::string_view text) const { return find(text, true); }
 

@@ -1,6 +1,7 @@
 // What turns a piece of text into ids: byte pairs, character pairs, Unigram or WordPiece.
 #pragma once
 
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "pretokenizer.h"
 #include "short_piece_cache.h"
 #include "vocabulary.h"
+#include "word_memory.h"
 
 namespace pyllm::tokenizers {
 
@@ -19,6 +21,7 @@ struct PathNode {
   double score = 0;
   uint32_t length = 0;  // of the last token; 0: no way leads here
   TokenId id = kNoToken;
+  double lead = 0;  // by how much it beats the next best way
 };
 
 // Working memory of one thread.
@@ -29,6 +32,8 @@ struct EncoderScratch {
   ShortPieceCache short_cache;
   LongestMatchScratch longest_match;
   std::vector<PathNode> path;
+  WordMemory words;
+  double path_score = 0;  // of what has been encoded of the text, where the model has memory
 
   // Gives memory that a very long piece has taken back to the system.
   void trim() {
@@ -59,6 +64,20 @@ class Model {
     for_each_piece(next_piece, text,
                    [&](std::string_view piece) { encode_piece(piece, scratch, ids, nullptr); });
   }
+
+  // Whether a piece may be cut between the two characters without changing its ids.
+  virtual bool cuts_between(uint32_t, uint32_t) const { return false; }
+
+  // Whether the ids of a piece depend on the pieces before it in the text, by `path_score`. The piece that
+  // `encode_next` encodes is followed by a number that `go_on` wants, if it is to be remembered; kNoToken: it
+  // is not.
+  virtual bool has_memory() const { return false; }
+  virtual TokenId encode_next(std::string_view, EncoderScratch&, std::vector<TokenId>&) const {
+    return kNoToken;
+  }
+
+  // As if a remembered piece were encoded next; false if it must really be.
+  virtual bool go_on(std::span<const TokenId>, TokenId, EncoderScratch&) const { return true; }
 
   // Every merge, derived ones included, by ascending rank; empty for models without merges.
   virtual const std::vector<MergeRule>& merges() const {

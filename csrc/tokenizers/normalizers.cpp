@@ -45,6 +45,7 @@ class Form final : public Normalizer {
   explicit Form(NormalizationForm form) : form_(form) {}
   bool may_change(std::string_view text) const override { return tokenizers::may_change(text, form_); }
   AlignedText apply(const AlignedText& source) const override { return normalize(source, form_); }
+  bool is_local() const override { return true; }
 
  private:
   NormalizationForm form_;
@@ -53,6 +54,7 @@ class Form final : public Normalizer {
 class Lowercase final : public Normalizer {
  public:
   AlignedText apply(const AlignedText& source) const override { return lowered(source); }
+  bool is_local() const override { return true; }
 };
 
 class StripAccents final : public Normalizer {
@@ -60,16 +62,22 @@ class StripAccents final : public Normalizer {
   AlignedText apply(const AlignedText& source) const override {
     return remove_if(source, [](uint32_t c) { return has_property(c, TextProperty::accent); });
   }
+  bool is_local() const override { return true; }
 };
 
 class Strip final : public Normalizer {
  public:
   Strip(bool left, bool right) : left_(left), right_(right) {}
 
-  AlignedText apply(const AlignedText& source) const override {
+  AlignedText apply(const AlignedText& source) const override { return stripped(source, left_); }
+  bool is_local() const override { return true; }
+  AlignedText apply_to_rest(const AlignedText& source) const override { return stripped(source, false); }
+
+ private:
+  AlignedText stripped(const AlignedText& source, bool left) const {
     const std::string_view text = source.text;
     Span kept{0, text.size()};
-    while (left_ && kept.begin < kept.end) {
+    while (left && kept.begin < kept.end) {
       const Utf8Character first = decode_utf8(text, kept.begin);
       if (!is_whitespace(first.code_point)) break;
       kept.begin += first.length;
@@ -84,7 +92,6 @@ class Strip final : public Normalizer {
     return writer.finish();
   }
 
- private:
   bool left_, right_;
 };
 
@@ -98,6 +105,8 @@ class Prepend final : public Normalizer {
     writer.copy({0, source.text.size()});
     return writer.finish();
   }
+  bool is_local() const override { return true; }
+  AlignedText apply_to_rest(const AlignedText& source) const override { return source; }
 
  private:
   std::string text_;
@@ -121,6 +130,7 @@ class Replace final : public Normalizer {
     writer.copy({at, source.text.size()});
     return writer.finish();
   }
+  bool is_local() const override { return pattern_->is_local(); }
 
  private:
   TextPatternPointer pattern_;
@@ -147,6 +157,8 @@ class Precompiled final : public Normalizer {
     }
     return writer.finish();
   }
+  // Between such a character and a space there is always a border of grapheme clusters.
+  bool is_local() const override { return true; }
 
  private:
   bool replace(Span part, std::string_view text, AlignedTextWriter& writer) const {
@@ -170,6 +182,7 @@ class Bert final : public Normalizer {
     }
     return options_.lowercase ? lowered(text) : text;
   }
+  bool is_local() const override { return true; }
 
  private:
   AlignedText clean(const AlignedText& source) const {

@@ -22,6 +22,11 @@ class Normalizer {
   virtual bool may_change(std::string_view text) const { return !text.empty(); }
 
   virtual AlignedText apply(const AlignedText& source) const = 0;
+
+  // Whether a text that is cut before a space which follows a printing ASCII character may be given to it
+  // part by part, the first to `apply` and the others to `apply_to_rest`.
+  virtual bool is_local() const { return false; }
+  virtual AlignedText apply_to_rest(const AlignedText& source) const { return apply(source); }
 };
 
 using NormalizerStep = std::unique_ptr<const Normalizer>;

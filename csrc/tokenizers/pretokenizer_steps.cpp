@@ -45,6 +45,7 @@ class Split final : public PretokenizerStep {
     std::erase_if(parts, [](const Span& part) { return part.begin == part.end; });
     pieces.parts = std::move(parts);
   }
+  bool is_local() const override { return pattern_->is_local(); }
 
  private:
   void append(const std::vector<Section>& sections, std::vector<Span>& parts) const {
@@ -88,6 +89,7 @@ class Metaspace final : public PretokenizerStep {
   Metaspace(std::string marker, PrependScheme scheme) : marker_(std::move(marker)), scheme_(scheme) {}
 
   bool minds_start() const override { return scheme_ == PrependScheme::first; }
+  bool is_local() const override { return true; }
 
   void apply(Pieces& pieces) const override {
     AlignedTextWriter writer(pieces.text);
@@ -148,6 +150,7 @@ class Chain final : public PretokenizerStep {
       : first_(std::move(first)), second_(std::move(second)) {}
 
   bool minds_start() const override { return first_->minds_start() || second_->minds_start(); }
+  bool is_local() const override { return first_->is_local() && second_->is_local(); }
 
   void apply(Pieces& pieces) const override {
     first_->apply(pieces);

@@ -26,6 +26,10 @@ class PretokenizerStep {
 
   // Whether it treats the start of the original text unlike other places.
   virtual bool minds_start() const { return false; }
+
+  // Whether it treats what stands before a space that follows another character, and what stands after, each
+  // without the other, but for a border between the two that depends on those two characters alone.
+  virtual bool is_local() const { return false; }
 };
 
 using PretokenizerStepPointer = std::unique_ptr<const PretokenizerStep>;

@@ -21,6 +21,7 @@ class Literal final : public TextPattern {
       at += literal_.size();
     }
   }
+  bool is_local() const override { return literal_.size() == decode_utf8(literal_, 0).length; }
 
  private:
   std::string literal_;
@@ -37,6 +38,7 @@ class CharacterPattern final : public TextPattern {
       at += character.length;
     }
   }
+  bool is_local() const override { return true; }
 
  private:
   std::function<bool(uint32_t)> predicate_;
@@ -44,14 +46,17 @@ class CharacterPattern final : public TextPattern {
 
 class Expression final : public TextPattern {
  public:
-  explicit Expression(std::string_view expression) : expression_(expression) {}
+  explicit Expression(std::string_view expression)
+      : expression_(expression), finds_spaces_(expression == " {2,}" || expression == " +") {}
 
   void find_all(std::string_view text, std::vector<Span>& matches) const override {
     expression_.find_all(text, matches);
   }
+  bool is_local() const override { return finds_spaces_; }
 
  private:
   RegularExpression expression_;
+  bool finds_spaces_;  // whole runs of them and nothing else
 };
 
 }  // namespace

@@ -19,6 +19,10 @@ class TextPattern {
 
   // Appends the matches, left to right; they do not overlap.
   virtual void find_all(std::string_view text, std::vector<Span>& matches) const = 0;
+
+  // Whether no match goes over the place before a space that follows another character, nor depends on what
+  // stands beyond it.
+  virtual bool is_local() const { return false; }
 };
 
 using TextPatternPointer = std::unique_ptr<const TextPattern>;

@@ -1,6 +1,8 @@
 #include "tokenizer.h"
 
 #include <algorithm>
+#include <bit>
+#include <limits>
 #include <stdexcept>
 
 namespace pyllm::tokenizers {
@@ -106,11 +108,13 @@ Tokenizer::Tokenizer(TokenizerDefinition definition)
       scanner_only_(pretokenizer_.scanner != nullptr && pretokenizer_.steps.empty()),
       minds_start_(std::any_of(pretokenizer_.steps.begin(), pretokenizer_.steps.end(),
                                [](const PretokenizerStepPointer& step) { return step->minds_start(); })),
+      has_memory_(model_->has_memory() && pretokenizer_.steps.empty()),
       added_(std::move(definition.added_tokens)),
       added_in_normal_form_(added_),
       all_(added_, std::vector<bool>(added_.size(), true)),
       raw_(added_, select(added_, &AddedToken::normalized, false)),
-      normalized_(in_normal_form(), select(added_, &AddedToken::normalized, true)) {
+      normalized_(in_normal_form(), select(added_, &AddedToken::normalized, true)),
+      cuts_(word_cuts()) {
   if (first_tokens_.size() != 0 && first_tokens_.size() != tokens_.size()) {
     throw std::invalid_argument("tokens: two lists of different lengths");
   }
@@ -163,11 +167,21 @@ void Tokenizer::add_token(TokenId id, Span origin, Work& work) {
 // that cares for the start of the text needs to know where normalized text comes from.
 void Tokenizer::encode_between(std::string_view text, size_t begin, const std::vector<Span>& plain,
                                Work& work) const {
-  const bool changes = may_change(text);
-  if (!changes && !work.out.with_offsets && scanner_only_ && normalized_.empty()) {
+  if (cuts_.any() && !work.out.with_offsets) {
+    encode_words(text, begin, work);
+    return;
+  }
+  if (!work.out.with_offsets && scanner_only_ && normalized_.empty() && !may_change(text)) {
     encode_plain(text, work);
     return;
   }
+  encode_whole(text, begin, plain, work);
+}
+
+void Tokenizer::encode_whole(std::string_view text, size_t begin, const std::vector<Span>& plain,
+                             Work& work) const {
+  work.scratch.path_score = 0;
+  const bool changes = may_change(text);
   const bool aligned = work.out.with_offsets || (changes && (minds_start_ || !plain.empty()));
   AlignedText source = AlignedText::of(text, begin, aligned);
   if (!changes) {
@@ -176,6 +190,56 @@ void Tokenizer::encode_between(std::string_view text, size_t begin, const std::v
   }
   const AlignedText result = normalized(std::move(source));
   encode_normalized(result, begin == 0, plain.empty() ? plain : made_of(result, begin, plain), work);
+}
+
+// The first word, where steps treat the start of a text, takes the long way; the others are mostly
+// remembered.
+void Tokenizer::encode_words(std::string_view text, size_t begin, Work& work) const {
+  size_t at = cuts_.next(text, 0);
+  encode_whole(text.substr(0, at), begin, {}, work);
+  std::vector<TokenId>& ids = work.out.ids;
+  while (at < text.size()) {
+    const size_t end = cuts_.next(text, at);
+    const Word word(text.substr(at, end - at), text.size() - at);
+    at = end;
+    const size_t before = ids.size();
+    if (work.scratch.words.append(word, ids)) {
+      if (!has_memory_ || go_on(before, work)) continue;
+      encode_rest(word.bytes, work);
+    } else {
+      const TokenId limit = encode_rest(word.bytes, work);
+      if (has_memory_ && limit == kNoToken) continue;
+      if (has_memory_) ids.push_back(limit);
+      work.scratch.words.store(word, {ids.data() + before, ids.size() - before});
+      if (has_memory_) ids.pop_back();
+    }
+  }
+}
+
+// The ids from `before` on were remembered; false if they do not hold here, and then they are gone.
+bool Tokenizer::go_on(size_t before, Work& work) const {
+  std::vector<TokenId>& ids = work.out.ids;
+  const TokenId limit = ids.back();
+  ids.pop_back();
+  if (model_->go_on({ids.data() + before, ids.size() - before}, limit, work.scratch)) return true;
+  ids.resize(before);
+  return false;
+}
+
+// A word that does not start the text. What Model::encode_next gives, if the model has memory.
+TokenId Tokenizer::encode_rest(std::string_view word, Work& work) const {
+  const Pieces pieces = pieces_of_rest(word);
+  TokenId limit = std::bit_cast<TokenId>(std::numeric_limits<float>::infinity());
+  for (const Span& part : pieces.parts) {
+    const std::string_view piece =
+        std::string_view(pieces.text.text).substr(part.begin, part.end - part.begin);
+    if (has_memory_) {
+      limit = model_->encode_next(piece, work.scratch, work.out.ids);
+    } else {
+      model_->encode_piece(piece, work.scratch, work.out.ids, nullptr);
+    }
+  }
+  return limit;
 }
 
 void Tokenizer::encode_normalized(const AlignedText& text, bool at_start, const std::vector<Span>& plain,
@@ -203,11 +267,42 @@ void Tokenizer::encode_plain(std::string_view text, Work& work) const {
   model_->encode_text(pretokenizer_.scanner, text, work.scratch, work.out.ids);
 }
 
-void Tokenizer::encode_parts(AlignedText text, bool at_start, Work& work) const {
-  if (text.text.empty()) return;
+Pieces Tokenizer::pieces_of_rest(std::string_view text) const {
+  AlignedText normal = AlignedText::of(text, 0, false);
+  for (const NormalizerStep& step : normalizers_) {
+    if (step->may_change(normal.text)) normal = step->apply_to_rest(normal);
+  }
+  return normal.text.empty() ? Pieces{} : pieces_of(std::move(normal), false);
+}
+
+// Added tokens in normalized text, and scanners, go by more than words.
+WordCuts Tokenizer::word_cuts() const {
+  const bool local = pretokenizer_.scanner == nullptr && normalized_.empty() &&
+                     std::all_of(normalizers_.begin(), normalizers_.end(),
+                                 [](const NormalizerStep& step) { return step->is_local(); }) &&
+                     std::all_of(pretokenizer_.steps.begin(), pretokenizer_.steps.end(),
+                                 [](const PretokenizerStepPointer& step) { return step->is_local(); });
+  if (!local) return {};
+  const auto pieces_of = [this](std::string_view text) {
+    const Pieces pieces = pieces_of_rest(text);
+    std::vector<std::string> found;
+    for (const Span& part : pieces.parts)
+      found.push_back(pieces.text.text.substr(part.begin, part.end - part.begin));
+    return found;
+  };
+  return WordCuts(pieces_of, *model_);
+}
+
+Pieces Tokenizer::pieces_of(AlignedText text, bool at_start) const {
   Pieces pieces{std::move(text), {}, at_start};
   pieces.parts.push_back({0, pieces.text.text.size()});
   for (const PretokenizerStepPointer& step : pretokenizer_.steps) step->apply(pieces);
+  return pieces;
+}
+
+void Tokenizer::encode_parts(AlignedText text, bool at_start, Work& work) const {
+  if (text.text.empty()) return;
+  const Pieces pieces = pieces_of(std::move(text), at_start);
   const std::string_view bytes = pieces.text.text;
   for (const Span& part : pieces.parts) {
     const std::string_view whole = bytes.substr(part.begin, part.end - part.begin);
@@ -224,6 +319,10 @@ void Tokenizer::encode_parts(AlignedText text, bool at_start, Work& work) const 
 
 void Tokenizer::encode_piece(const AlignedText& text, Span piece, Work& work) const {
   const std::string_view bytes = std::string_view(text.text).substr(piece.begin, piece.end - piece.begin);
+  if (has_memory_ && !work.out.with_offsets) {
+    model_->encode_next(bytes, work.scratch, work.out.ids);
+    return;
+  }
   work.lengths.clear();
   std::vector<size_t>* lengths = work.out.with_offsets ? &work.lengths : nullptr;
   model_->encode_piece(bytes, work.scratch, work.out.ids, lengths);

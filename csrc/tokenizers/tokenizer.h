@@ -16,6 +16,7 @@
 #include "normalizers.h"
 #include "pretokenizer.h"
 #include "pretokenizer_steps.h"
+#include "word_cuts.h"
 
 namespace pyllm::tokenizers {
 
@@ -84,11 +85,18 @@ class Tokenizer {
 
   static void add_token(TokenId id, Span origin, Work& work);
   void encode_between(std::string_view text, size_t begin, const std::vector<Span>& plain, Work& work) const;
+  void encode_words(std::string_view text, size_t begin, Work& work) const;
+  void encode_whole(std::string_view text, size_t begin, const std::vector<Span>& plain, Work& work) const;
+  bool go_on(size_t before, Work& work) const;
+  TokenId encode_rest(std::string_view word, Work& work) const;
   void encode_normalized(const AlignedText& text, bool at_start, const std::vector<Span>& plain,
                          Work& work) const;
   void encode_plain(std::string_view text, Work& work) const;
   void encode_parts(AlignedText text, bool at_start, Work& work) const;
   void encode_piece(const AlignedText& text, Span piece, Work& work) const;
+  Pieces pieces_of(AlignedText text, bool at_start) const;
+  Pieces pieces_of_rest(std::string_view text) const;
+  WordCuts word_cuts() const;
   const std::vector<AddedToken>& in_normal_form();
   AlignedText normalized(AlignedText text) const;
   bool may_change(std::string_view text) const;
@@ -97,10 +105,11 @@ class Tokenizer {
   TokenBytes tokens_, first_tokens_;
   std::vector<NormalizerStep> normalizers_;
   Pretokenizer pretokenizer_;
-  bool scanner_only_, minds_start_;
+  bool scanner_only_, minds_start_, has_memory_;
   std::vector<AddedToken> added_;
   std::vector<AddedToken> added_in_normal_form_;  // what the second search looks for
   AddedTokenMatcher all_, raw_, normalized_;
+  WordCuts cuts_;
 
   mutable std::mutex scratch_mutex_;
   mutable std::vector<std::unique_ptr<EncoderScratch>> scratch_;

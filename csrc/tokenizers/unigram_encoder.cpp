@@ -1,8 +1,12 @@
 #include "unigram_encoder.h"
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 
+#include "marker.h"
 #include "utf8.h"
 
 namespace pyllm::tokenizers {
@@ -43,16 +47,40 @@ UnigramEncoder::UnigramEncoder(const UnigramDefinition& definition)
     if (std::isnan(score)) throw std::invalid_argument("scores: a score is not a number");
   }
   if (round_) unknown_score_ = static_cast<float>(unknown_score_);
+  find_borders(definition);
+}
+
+// What `cuts_between` and `limit_of` need to know.
+void UnigramEncoder::find_borders(const UnigramDefinition& definition) {
+  std::vector<std::string_view> tokens;
+  largest_score_ = std::abs(unknown_score_);
+  for (size_t id = 0; id < definition.tokens.size(); ++id) {
+    if (!definition.usable[id]) continue;
+    const std::string_view token = definition.tokens[id];
+    tokens.push_back(token);
+    knows_marker_ = knows_marker_ || token == kMarker;
+    // Unknown characters are one with an unknown token beside them.
+    marker_is_unknown_ = marker_is_unknown_ || (id == fallback_.unknown && token.starts_with(kMarker));
+    largest_score_ = std::max(largest_score_, std::abs(scores_[id]));
+  }
+  before_marker_ = characters_before_marker(tokens);
 }
 
 void UnigramEncoder::offer(PathNode& node, double score, uint32_t length, TokenId id) const {
-  const double kept = round_ ? static_cast<double>(static_cast<float>(score)) : score;
-  if (node.length == 0 || kept > node.score) node = {kept, length, id};
+  const double kept = rounded(score);
+  if (node.length == 0) {
+    node = {kept, length, id, std::numeric_limits<double>::infinity()};
+  } else if (kept > node.score) {
+    node = {kept, length, id, kept - node.score};
+  } else {
+    node.lead = std::min(node.lead, node.score - kept);
+  }
 }
 
 // An unknown character leaves id kNoToken.
-void UnigramEncoder::find_best_path(std::string_view piece, std::vector<PathNode>& path) const {
+void UnigramEncoder::find_best_path(std::string_view piece, double start, std::vector<PathNode>& path) const {
   path.assign(piece.size() + 1, {});
+  path[0].score = start;
   for (size_t begin = 0; begin < piece.size();) {
     const size_t character = decode_utf8(piece, begin).length;
     const double score = path[begin].score;
@@ -72,12 +100,10 @@ void UnigramEncoder::find_best_path(std::string_view piece, std::vector<PathNode
   }
 }
 
-// The path is known from its end: lengths are turned around to walk it from the start.
-void UnigramEncoder::encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& ids,
-                                  std::vector<size_t>* lengths) const {
-  if (piece.size() >= UINT32_MAX) throw std::length_error("a piece of text holds 2^32 bytes or more");
-  std::vector<PathNode>& path = scratch.path;
-  find_best_path(piece, path);
+// The path is known from its end: ends are turned around to walk it from the start.
+void UnigramEncoder::append_path(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& ids,
+                                 std::vector<size_t>* lengths) const {
+  const std::vector<PathNode>& path = scratch.path;
   scratch.symbols.clear();
   for (size_t end = piece.size(); end > 0; end -= path[end].length) {
     scratch.symbols.push_back(static_cast<TokenId>(end));
@@ -95,6 +121,54 @@ void UnigramEncoder::encode_piece(std::string_view piece, EncoderScratch& scratc
       writer.known(node.id, node.length);
     }
   }
+}
+
+void UnigramEncoder::encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& ids,
+                                  std::vector<size_t>* lengths) const {
+  if (piece.size() >= UINT32_MAX) throw std::length_error("a piece of text holds 2^32 bytes or more");
+  find_best_path(piece, 0, scratch.path);
+  append_path(piece, scratch, ids, lengths);
+}
+
+TokenId UnigramEncoder::encode_next(std::string_view piece, EncoderScratch& scratch,
+                                    std::vector<TokenId>& ids) const {
+  if (piece.size() >= UINT32_MAX) throw std::length_error("a piece of text holds 2^32 bytes or more");
+  const double start = scratch.path_score;
+  find_best_path(piece, start, scratch.path);
+  append_path(piece, scratch, ids, nullptr);
+  scratch.path_score = scratch.path[piece.size()].score;
+  const float limit = limit_of(piece, start, scratch);
+  return limit > 0 ? std::bit_cast<TokenId>(limit) : kNoToken;
+}
+
+// Up to which score at its start the path of the piece stays the best, whatever rounding does: 0 if that is
+// not known.
+//
+// n additions of numbers below |start| + n * largest are off by less than n * (|start| + n * largest) / 2^24
+// in all, so that a lead of more than twice that, here and there, is one.
+float UnigramEncoder::limit_of(std::string_view piece, double start, const EncoderScratch& scratch) const {
+  constexpr double kUnit = 1.0 / (1 << 24);
+  double lead = std::numeric_limits<double>::infinity();
+  for (const TokenId end : scratch.symbols) {
+    if (scratch.path[end].id == kNoToken || scratch.path[end].id == fallback_.unknown) return 0;
+    lead = std::min(lead, scratch.path[end].lead);
+  }
+  const double steps = static_cast<double>(piece.size());
+  const double within = steps * largest_score_;
+  const double off = 2 * steps * kUnit;
+  return static_cast<float>((lead - off * (std::abs(start) + within)) / off - within);
+}
+
+bool UnigramEncoder::go_on(std::span<const TokenId> remembered, TokenId limit,
+                           EncoderScratch& scratch) const {
+  if (std::abs(scratch.path_score) >= std::bit_cast<float>(limit)) return false;
+  for (const TokenId id : remembered) scratch.path_score = rounded(scores_[id] + scratch.path_score);
+  return true;
+}
+
+bool UnigramEncoder::cuts_between(uint32_t before, uint32_t after) const {
+  return knows_marker_ && !marker_is_unknown_ && after == kMarkerCodePoint && before != kMarkerCodePoint &&
+         !std::binary_search(before_marker_.begin(), before_marker_.end(), before);
 }
 
 }  // namespace pyllm::tokenizers

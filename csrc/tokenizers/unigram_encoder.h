@@ -8,8 +8,13 @@
 //
 // One walk through the trie from each character: linear in the piece times the longest token. What no token
 // covers costs the lowest score minus 10 for each character, and is written as bytes or as the unknown token.
+//
+// sentencepiece adds up scores from the start of the text in 32 bits, so that far from it near-ties fall by
+// rounding. A word that no token leaves is remembered with the score up to which its best path leads by more
+// than that.
 #pragma once
 
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -44,14 +49,30 @@ class UnigramEncoder final : public Model {
   void encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& ids,
                     std::vector<size_t>* lengths) const override;
 
+  bool cuts_between(uint32_t before, uint32_t after) const override;
+  bool has_memory() const override { return round_; }
+  TokenId encode_next(std::string_view piece, EncoderScratch& scratch,
+                      std::vector<TokenId>& ids) const override;
+  bool go_on(std::span<const TokenId> remembered, TokenId limit, EncoderScratch& scratch) const override;
+
  private:
-  void find_best_path(std::string_view piece, std::vector<PathNode>& path) const;
+  void find_best_path(std::string_view piece, double start, std::vector<PathNode>& path) const;
+  void append_path(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& ids,
+                   std::vector<size_t>* lengths) const;
+  float limit_of(std::string_view piece, double start, const EncoderScratch& scratch) const;
   void offer(PathNode& node, double score, uint32_t length, TokenId id) const;
+  void find_borders(const UnigramDefinition& definition);
+  double rounded(double score) const {
+    return round_ ? static_cast<double>(static_cast<float>(score)) : score;
+  }
 
   DoubleArrayTrie trie_;
   std::vector<double> scores_;
   Fallback fallback_;
   double unknown_score_;
+  double largest_score_ = 0;             // of all, without their signs
+  std::vector<uint32_t> before_marker_;  // characters after which some token goes on with a marker; sorted
+  bool knows_marker_ = false, marker_is_unknown_ = false;
   bool round_;
 };
 
