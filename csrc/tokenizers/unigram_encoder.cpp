@@ -13,6 +13,8 @@ namespace pyllm::tokenizers {
 namespace {
 
 constexpr double kUnknownPenalty = 10;
+// Where sentencepiece starts to count scores from zero again, so that rounding does not grow with the text.
+constexpr double kLowestSum = -1e5;
 
 std::vector<DoubleArrayTrie::Entry> entries_of(const UnigramDefinition& definition) {
   std::vector<DoubleArrayTrie::Entry> entries;
@@ -62,6 +64,7 @@ void UnigramEncoder::find_borders(const UnigramDefinition& definition) {
     // Unknown characters are one with an unknown token beside them.
     marker_is_unknown_ = marker_is_unknown_ || (id == fallback_.unknown && token.starts_with(kMarker));
     largest_score_ = std::max(largest_score_, std::abs(scores_[id]));
+    longest_ = std::max(longest_, token.size());
   }
   before_marker_ = characters_before_marker(tokens);
 }
@@ -77,12 +80,22 @@ void UnigramEncoder::offer(PathNode& node, double score, uint32_t length, TokenI
   }
 }
 
+// All ways go over `begin` or have reached an end after it, which is not far.
+void UnigramEncoder::count_from_zero(std::vector<PathNode>& path, size_t begin) const {
+  const double zero = path[begin].score;
+  const size_t last = std::min(path.size() - 1, begin + longest_);
+  for (size_t end = begin; end <= last; ++end) {
+    if (end == begin || path[end].length > 0) path[end].score = rounded(path[end].score - zero);
+  }
+}
+
 // An unknown character leaves id kNoToken.
 void UnigramEncoder::find_best_path(std::string_view piece, double start, std::vector<PathNode>& path) const {
   path.assign(piece.size() + 1, {});
   path[0].score = start;
   for (size_t begin = 0; begin < piece.size();) {
     const size_t character = decode_utf8(piece, begin).length;
+    if (round_ && path[begin].score < kLowestSum) count_from_zero(path, begin);
     const double score = path[begin].score;
     bool covered = false;
     uint32_t node = DoubleArrayTrie::kRoot;
@@ -156,7 +169,9 @@ float UnigramEncoder::limit_of(std::string_view piece, double start, const Encod
   const double steps = static_cast<double>(piece.size());
   const double within = steps * largest_score_;
   const double off = 2 * steps * kUnit;
-  return static_cast<float>((lead - off * (std::abs(start) + within)) / off - within);
+  const double far = std::abs(start) + within;
+  if (far >= -kLowestSum) return 0;
+  return static_cast<float>(std::min((lead - off * far) / off, -kLowestSum) - within);
 }
 
 bool UnigramEncoder::go_on(std::span<const TokenId> remembered, TokenId limit,

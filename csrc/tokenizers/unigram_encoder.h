@@ -61,6 +61,7 @@ class UnigramEncoder final : public Model {
                    std::vector<size_t>* lengths) const;
   float limit_of(std::string_view piece, double start, const EncoderScratch& scratch) const;
   void offer(PathNode& node, double score, uint32_t length, TokenId id) const;
+  void count_from_zero(std::vector<PathNode>& path, size_t begin) const;
   void find_borders(const UnigramDefinition& definition);
   double rounded(double score) const {
     return round_ ? static_cast<double>(static_cast<float>(score)) : score;
@@ -72,6 +73,7 @@ class UnigramEncoder final : public Model {
   double unknown_score_;
   double largest_score_ = 0;             // of all, without their signs
   std::vector<uint32_t> before_marker_;  // characters after which some token goes on with a marker; sorted
+  size_t longest_ = 4;                   // bytes of a token, and of a character
   bool knows_marker_ = false, marker_is_unknown_ = false;
   bool round_;
 };
