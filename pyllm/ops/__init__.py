@@ -3,6 +3,7 @@
 from pyllm.ops.adamw import adamw_step, adamw_steps
 from pyllm.ops.attention import attention
 from pyllm.ops.gradient_norm import gradient_norm
+from pyllm.ops.grouped_linear import grouped_linear
 from pyllm.ops.layer_norm import layer_norm
 from pyllm.ops.linear import linear
 from pyllm.ops.linear_cross_entropy import linear_cross_entropy
@@ -23,6 +24,7 @@ __all__ = [
     "attention",
     "glu",
     "gradient_norm",
+    "grouped_linear",
     "keep_packed_weights",
     "layer_norm",
     "linear",

@@ -11,7 +11,9 @@ from pyllm.ops import _library
 from pyllm.ops.quantized_tensor import QuantizedTensor
 
 
-def quantized_linear(x: Tensor, weight: QuantizedTensor, bias: Tensor | None = None) -> Tensor:
+def quantized_linear(
+    x: Tensor, weight: QuantizedTensor, bias: Tensor | None = None, *, activation: str | None = None
+) -> Tensor:
     """y = x @ weight.T + bias, the weight read as it is stored.
 
     Activations keep their dtype: codes are multiplied by them in float32, block by block, and each block's sum by its
@@ -21,19 +23,26 @@ def quantized_linear(x: Tensor, weight: QuantizedTensor, bias: Tensor | None = N
         x: (..., in), float64, float32, bfloat16 or float16; any strides.
         weight: (out, in), see `QuantizedTensor`.
         bias: (out,), dtype of x.
+        activation: None, or "int8": x is rounded to signed bytes with a scale for each 32 inputs of a row, or one a row
+            where the weight has one scale per output (W8A8), and products are integers. Faster for many rows, and less
+            exact; formats of integers only. Gradients are those of the layer without rounding.
 
     Returns:
         (..., out), dtype of x; sums are kept in float32, bias included, and rounded once.
 
     Raises:
-        ValueError: shapes do not fit. TypeError: dtypes do not fit.
+        ValueError: shapes do not fit, an unknown activation, a format without integers. TypeError: dtypes do not fit.
     """
-    _check(x, weight, bias)
+    _check(x, weight, bias, activation)
     if not _library.has_kernels(x):
+        if activation is not None:
+            raise RuntimeError(f"quantized_linear: activation={activation!r} needs the compiled operators")
         return quantized_linear_reference(x, weight, bias)
     if weight.permutation is not None:
         x = x.index_select(-1, weight.permutation)
-    return _library.call(_op, x, weight.data, bias, weight.format, weight.shape[0])  # type: ignore[no-any-return]
+    op = _op if activation is None else torch.ops.pyllm.quantized_linear_int8.default
+    y: Tensor = _library.call(op, x, weight.data, bias, weight.format, weight.shape[0])
+    return y
 
 
 def quantized_linear_reference(x: Tensor, weight: QuantizedTensor, bias: Tensor | None = None) -> Tensor:
@@ -41,10 +50,16 @@ def quantized_linear_reference(x: Tensor, weight: QuantizedTensor, bias: Tensor 
     return torch.nn.functional.linear(x, weight.dequantize(x.dtype), bias)
 
 
-def _check(x: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> None:
+def _check(x: Tensor, weight: QuantizedTensor, bias: Tensor | None, activation: str | None) -> None:
     _library.check_dtype("quantized_linear", "x", x)
     if not isinstance(weight, QuantizedTensor):
         raise TypeError(f"quantized_linear: weight must be a QuantizedTensor, got {type(weight).__name__}")
+    if activation not in (None, "int8"):
+        raise ValueError(f"quantized_linear: activation must be None or 'int8', got {activation!r}")
+    if activation and weight.format.startswith(("nf4", "fp8")):
+        raise ValueError(
+            f"quantized_linear: activation='int8' needs a format of integers, got {weight.format}"
+        )
     if x.dim() == 0 or weight.shape[1] != x.shape[-1]:
         raise ValueError(
             f"quantized_linear: weight must have shape (out, in) with in = x.shape[-1], got weight "
@@ -59,6 +74,7 @@ def _check(x: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> None:
 
 
 @_library.register_fake("quantized_linear")
+@_library.register_fake("quantized_linear_int8")
 def _(x: Tensor, data: Tensor, bias: Tensor | None, format: str, outputs: int) -> Tensor:
     return x.new_empty((*x.shape[:-1], outputs))
 
@@ -97,5 +113,7 @@ def _backward_of_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 _op: Any = torch.ops.pyllm.quantized_linear.default if _library.LOADED else None
 _library.register_autograd("quantized_linear", _backward, _setup)
+_library.register_autograd("quantized_linear_int8", _backward, _setup)
 _library.register_autograd("quantized_linear_grad", _backward_of_grad, _setup_grad)
 _library.register_autocast("quantized_linear", lower=True)
+_library.register_autocast("quantized_linear_int8", lower=True)

@@ -4,6 +4,7 @@
 
 #include "bindings/torch/tensor.h"
 #include "formats/pack.h"
+#include "ops/quantized_linear/int8.h"
 
 namespace pyllm::binding {
 namespace {
@@ -106,8 +107,8 @@ Tensor readable(const Tensor& x) {
   return x.dim() == 2 && x.stride(1) == 1 && x.stride(0) >= x.size(1) ? x : dense(x);
 }
 
-Tensor quantized_linear(const Tensor& x_any, const Tensor& data, std::optional<Tensor> bias_any,
-                        std::string format, int64_t outputs) {
+Tensor product_of(const Tensor& x_any, const Tensor& data, const std::optional<Tensor>& bias_any,
+                  const std::string& format, int64_t outputs, bool int8) {
   check(x_any.dim() >= 1, kOp, "x must have at least one dimension");
   const int64_t inputs = x_any.size(x_any.dim() - 1);
   const packed::Weight weight = weight_of(data, format, outputs, inputs, kOp);
@@ -121,14 +122,27 @@ Tensor quantized_linear(const Tensor& x_any, const Tensor& data, std::optional<T
   std::vector<int64_t> shape = shape_of(x);
   shape.back() = outputs;
   Tensor out = empty(x, shape);
-  pyllm::quantized_linear::forward({.dtype = dtype_of(x, kOp, "x"),
-                                    .rows = rows_of(x),
-                                    .left = x.const_data_ptr(),
-                                    .stride = x.dim() == 2 ? x.stride(0) : inputs,
-                                    .weight = weight,
-                                    .bias = bias ? bias->const_data_ptr() : nullptr,
-                                    .out = out.mutable_data_ptr()});
+  check(!int8 || pyllm::quantized_linear::has_int8(*weight.format), kOp,
+        "format " + format + " has no integers");
+  (int8 ? pyllm::quantized_linear::forward_int8
+        : pyllm::quantized_linear::forward)({.dtype = dtype_of(x, kOp, "x"),
+                                             .rows = rows_of(x),
+                                             .left = x.const_data_ptr(),
+                                             .stride = x.dim() == 2 ? x.stride(0) : inputs,
+                                             .weight = weight,
+                                             .bias = bias ? bias->const_data_ptr() : nullptr,
+                                             .out = out.mutable_data_ptr()});
   return out;
+}
+
+Tensor quantized_linear(const Tensor& x, const Tensor& data, std::optional<Tensor> bias, std::string format,
+                        int64_t outputs) {
+  return product_of(x, data, bias, format, outputs, false);
+}
+
+Tensor quantized_linear_int8(const Tensor& x, const Tensor& data, std::optional<Tensor> bias,
+                             std::string format, int64_t outputs) {
+  return product_of(x, data, bias, format, outputs, true);
 }
 
 Tensor quantized_linear_grad(const Tensor& grad_any, const Tensor& data, std::string format, int64_t inputs) {
@@ -159,6 +173,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
   m.def("quantized_pack_blocks(Tensor blocks, str format, int outputs, int inputs) -> Tensor");
   m.def("quantized_unpack(Tensor data, str format, int outputs, int inputs, ScalarType dtype) -> Tensor");
   m.def("quantized_linear(Tensor x, Tensor data, Tensor? bias, str format, int outputs) -> Tensor");
+  m.def("quantized_linear_int8(Tensor x, Tensor data, Tensor? bias, str format, int outputs) -> Tensor");
   m.def("quantized_linear_grad(Tensor grad_y, Tensor data, str format, int inputs) -> Tensor");
 }
 
@@ -171,6 +186,7 @@ STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) {
   m.impl("quantized_pack_blocks", TORCH_BOX(&pack_blocks));
   m.impl("quantized_unpack", TORCH_BOX(&unpack));
   m.impl("quantized_linear", TORCH_BOX(&quantized_linear));
+  m.impl("quantized_linear_int8", TORCH_BOX(&quantized_linear_int8));
   m.impl("quantized_linear_grad", TORCH_BOX(&quantized_linear_grad));
 }
 

@@ -1,0 +1,27 @@
+// The same product with activations rounded to signed bytes: asked for by name, because it changes results.
+//
+//   weights with scales for groups   activations share a scale for each 32 inputs
+//   weights with a scale per output  activations of a row share one ("W8A8": a scale per token and per
+//   output)
+//
+//   scale of x = max |x| / 127,   q = x / scale to the nearest even; 0 where all are 0
+//   out = sum over groups of scale of weight * (scale of x * sum of (code - center) * q) - minimum * scale of
+//   x * sum of q
+//
+// Sums of products are integers and exact, so they are the same at every level; they meet their scales in the
+// order of sums.h. Formats: integers, and tables of integers.
+#pragma once
+
+#include "ops/quantized_linear/quantized_linear.h"
+
+namespace pyllm::quantized_linear {
+
+using Int8Forward = void (*)(const Product&);
+
+// p.weight's format stands for integers.
+bool has_int8(const packed::Format& format);
+
+void forward_int8(const Product&);
+void forward_int8_scalar(const Product&);
+
+}  // namespace pyllm::quantized_linear
