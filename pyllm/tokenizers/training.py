@@ -186,7 +186,7 @@ class _Feeder:
             file.open("rb").close()  # Python's own exception for one that cannot be read
         before = self._training.bytes
         self._training.add_files(
-            [str(file) for file in files],
+            [os.fsencode(file) for file in files],
             self._num_threads,
             lambda done: self._report("reading", before + done, 0),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import gzip
 import json
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,12 @@ def test_iterators_are_streamed() -> None:
     gc.collect()
     assert most < 30
     assert Text.alive == 0
+
+
+def test_names_need_not_be_text(tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt")
+    Path(name).write_text("ab ab")
+    assert Tokenizer.train(Path(name), 257).decode_bytes([256]) == b"ab"
 
 
 def random_words(count: int) -> str:
