@@ -7,7 +7,7 @@ from tests.cli.test_frame import COMMANDS
 CONTRACT = {
     "info": {"--json"},
     "demo": {"--data", "--out", "--model", "--seconds"},
-    "bench": {"op", "--full", "--runs", "--isa", "--json"},
+    "bench": {"op", "--full", "--runs", "--isa", "--texts", "--only", "--json"},
     "tokenizer train": {
         "--data",
         "--vocab-size",
