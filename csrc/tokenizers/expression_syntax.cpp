@@ -13,6 +13,7 @@ using Kind = ExpressionNode::Kind;
 
 constexpr uint32_t kMostRepeats = 1000;
 constexpr int kDeepest = 50;
+constexpr size_t kMostSets = 1 << 12;
 
 class Parser {
  public:
@@ -53,6 +54,8 @@ class Parser {
     return static_cast<uint32_t>(result_.nodes.size() - 1);
   }
   uint32_t add_set(SymbolSet set) {
+    if (result_.sets.size() == kMostSets)
+      fail("more than " + std::to_string(kMostSets) + " characters and classes");
     result_.sets.push_back(std::move(set));
     return static_cast<uint32_t>(result_.sets.size() - 1);
   }

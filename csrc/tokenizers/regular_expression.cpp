@@ -10,6 +10,9 @@ namespace pyllm::tokenizers {
 namespace {
 
 constexpr size_t kMostInstructions = 1 << 14, kMostStates = 1 << 13, kMostClasses = 256;
+// Threads followed while the states are made: a thousand times what a known grammar takes, a fraction of a
+// second.
+constexpr size_t kMostSteps = 1 << 25;
 constexpr size_t kLongFailure = 16;
 constexpr uint32_t kNeverFailed = UINT32_MAX;
 
@@ -165,12 +168,13 @@ class StateBuilder {
   // Follows the threads of a state in their order; a match ends those after it.
   uint32_t transition(const State& state, uint32_t symbol) {
     const bool at_end = symbol + 1 == columns_;
-    std::vector<bool> visited(program_.size());
+    std::vector<bool> visited(program_.size()), listed(program_.size());
     std::vector<uint32_t> stack(state.rbegin(), state.rend());
     State next;
     while (!stack.empty()) {
       const uint32_t index = stack.back();
       stack.pop_back();
+      if (++steps_ > kMostSteps) throw std::invalid_argument("regular expression: too many states");
       if (visited[index]) continue;
       visited[index] = true;
       const Instruction& instruction = program_[index];
@@ -188,9 +192,8 @@ class StateBuilder {
           break;
         case Instruction::Kind::set: {
           const bool taken = !at_end && classes_.contains(instruction.set, symbol);
-          if (taken && std::find(next.begin(), next.end(), instruction.next) == next.end()) {
-            next.push_back(instruction.next);
-          }
+          if (taken && !listed[instruction.next]) next.push_back(instruction.next);
+          listed[instruction.next] = listed[instruction.next] || taken;
           break;
         }
       }
@@ -201,6 +204,7 @@ class StateBuilder {
   std::vector<Instruction> program_;
   const Classifier& classes_;
   uint32_t columns_;
+  size_t steps_ = 0;
   std::map<State, uint32_t> numbers_;
   std::vector<State> states_;
   std::vector<uint32_t> transitions_;

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pyllm import Tokenizer
+from tests.fuzz.harness import limited_memory
 from tests.fuzz.tokenizer_files import byte_level_document
 
 
@@ -52,3 +54,25 @@ def test_missing_bytes_are_found_in_their_file(tmp_path: Path) -> None:
     (tmp_path / "x.tiktoken").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"x\.tiktoken: tokens: byte 255"):
         Tokenizer.from_file(tmp_path / "x.tiktoken", pattern="gpt2")
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "(?:(?:(?:(?:a?){9}){9}){9}){9}",
+        "(?:.?){1000}x(?:.?){1000}",
+        "[ab]*a[ab]{12}",
+        "(?:a{1000}){1000}",
+        "".join(map(chr, range(0x4E00, 0x9000))),
+        "(" * 100_000,
+        "[" * 100_000,
+    ],
+    ids=lambda expression: expression[:20],
+)
+def test_expressions_that_would_need_too_many_states(expression: str, tmp_path: Path) -> None:
+    """They are compiled to a table of states (CVE-2025-2099 and -6638 are expressions that backtrack)."""
+    step = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated"}
+    with limited_memory(), pytest.raises(ValueError, match=r"tokenizer\.json: regular expression"):
+        begin = time.process_time()
+        Tokenizer.from_file(write_json(tmp_path, pre_tokenizer=step))
+    assert time.process_time() - begin < 10
