@@ -96,7 +96,8 @@ def _tokenizers(_corpus: bytes) -> Train:
         )
         with tokenizers_threads(THREADS):
             tokenizer.train([str(file)], trainer)
-        return [unspell(tokenizer.id_to_token(i)) for i in range(_BYTES, tokenizer.get_vocab_size())]
+        spelled = (tokenizer.id_to_token(i) for i in range(_BYTES, tokenizer.get_vocab_size()))
+        return [unspell(token) for token in spelled if token is not None]
 
     return train
 
