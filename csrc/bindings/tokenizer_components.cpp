@@ -17,18 +17,20 @@
 
 namespace pyllm::tokenizers {
 
-std::pair<std::vector<std::string_view>, std::vector<bool>> views_by_id(const py::list& tokens) {
-  std::pair<std::vector<std::string_view>, std::vector<bool>> result;
-  for (const py::handle token : tokens) {
-    result.first.push_back(token.is_none() ? std::string_view() : TextView(token).get());
-    result.second.push_back(!token.is_none());
-  }
-  return result;
-}
-
 namespace {
 
 using ModelPointer = std::shared_ptr<const Model>;
+
+// Tokens by id, and which ids have one. The views live as long as the tokens.
+std::pair<std::vector<std::string_view>, std::vector<bool>> views_by_id(const TokenBytes& tokens) {
+  std::vector<std::string_view> views(tokens.size());
+  std::vector<bool> present(tokens.size());
+  for (TokenId id = 0; id < tokens.size(); ++id) {
+    views[id] = tokens[id];
+    present[id] = tokens.contains(id);
+  }
+  return {std::move(views), std::move(present)};
+}
 
 // (n, 3) ids of left, right and merged, by rank.
 std::vector<MergeRule> rules_of(const py::object& merges) {
@@ -38,6 +40,7 @@ std::vector<MergeRule> rules_of(const py::object& merges) {
   }
   const auto at = rows.unchecked<2>();
   std::vector<MergeRule> rules;
+  rules.reserve(static_cast<size_t>(rows.shape(0)));
   for (py::ssize_t i = 0; i < rows.shape(0); ++i) {
     rules.push_back({at(i, 0), at(i, 1), at(i, 2), static_cast<uint32_t>(i)});
   }
@@ -78,7 +81,7 @@ ModelPointer build(const Definition& definition) {
 }
 
 // merges None: ranked by id. hidden: ids that text never gives.
-ModelPointer byte_pairs(const py::list& tokens, const py::object& merges, bool ignore_merges,
+ModelPointer byte_pairs(const TokenBytes& tokens, const py::object& merges, bool ignore_merges,
                         const std::vector<TokenId>& hidden) {
   BytePairDefinition definition;
   std::tie(definition.tokens, definition.present) = views_by_id(tokens);
@@ -90,14 +93,14 @@ ModelPointer byte_pairs(const py::list& tokens, const py::object& merges, bool i
 }
 
 // merges None: by scores.
-ModelPointer character_pairs(const py::list& tokens, const py::object& merges,
+ModelPointer character_pairs(const TokenBytes& tokens, const py::object& merges,
                              const std::vector<float>& scores, bool ignore_merges,
                              const std::vector<TokenId>& hidden, const std::vector<TokenId>& frozen,
                              std::optional<TokenId> unknown, bool fuse_unknown,
                              const std::vector<TokenId>& bytes) {
   CharacterPairDefinition definition;
-  std::tie(definition.tokens, definition.present) = views_by_id(tokens);
-  const size_t count = definition.tokens.size();
+  definition.vocabulary = tokens;
+  const size_t count = tokens.size();
   definition.usable = all_but(count, hidden, "hidden");
   if (merges.is_none()) {
     definition.scores = scores;
@@ -111,7 +114,7 @@ ModelPointer character_pairs(const py::list& tokens, const py::object& merges,
   return build<CharacterPairEncoder>(definition);
 }
 
-ModelPointer unigram(const py::list& tokens, const std::vector<double>& scores,
+ModelPointer unigram(const TokenBytes& tokens, const std::vector<double>& scores,
                      const std::vector<TokenId>& hidden, const std::vector<TokenId>& user_defined,
                      std::pair<double, double> score_range, std::optional<TokenId> unknown, bool fuse_unknown,
                      const std::vector<TokenId>& bytes, bool double_precision) {
@@ -130,8 +133,8 @@ ModelPointer unigram(const py::list& tokens, const std::vector<double>& scores,
   return build<UnigramEncoder>(definition);
 }
 
-ModelPointer word_piece(const py::list& tokens, const std::vector<TokenId>& hidden, const std::string& prefix,
-                        TokenId unknown, size_t max_characters) {
+ModelPointer word_piece(const TokenBytes& tokens, const std::vector<TokenId>& hidden,
+                        const std::string& prefix, TokenId unknown, size_t max_characters) {
   WordPieceDefinition definition;
   std::vector<bool> present;
   std::tie(definition.tokens, present) = views_by_id(tokens);
@@ -143,6 +146,43 @@ ModelPointer word_piece(const py::list& tokens, const std::vector<TokenId>& hidd
   definition.unknown = unknown;
   definition.max_characters = max_characters;
   return build<WordPieceEncoder>(definition);
+}
+
+// The same models from the tables in our own file form.
+
+ModelPointer load_character_pairs(const SectionReader& file, const TokenBytes& tokens,
+                                  const std::vector<float>& scores, bool ignore_merges,
+                                  std::optional<TokenId> unknown, bool fuse_unknown,
+                                  const std::vector<TokenId>& bytes) {
+  CharacterPairDefinition definition;
+  definition.vocabulary = tokens;
+  definition.scores = scores;
+  definition.fallback = fallback_of(unknown, fuse_unknown, bytes, tokens.size());
+  definition.ignore_merges = ignore_merges;
+  const py::gil_scoped_release release;
+  return std::make_shared<const CharacterPairEncoder>(definition, file);
+}
+
+ModelPointer load_unigram(const SectionReader& file, const TokenBytes& tokens,
+                          const std::vector<TokenId>& hidden, double lowest_score,
+                          std::optional<TokenId> unknown, bool fuse_unknown,
+                          const std::vector<TokenId>& bytes, bool double_precision) {
+  UnigramDefinition definition;
+  definition.tokens = views_by_id(tokens).first;
+  definition.usable = all_but(tokens.size(), hidden, "hidden");
+  definition.lowest_score = lowest_score;
+  definition.fallback = fallback_of(unknown, fuse_unknown, bytes, tokens.size());
+  definition.arithmetic = double_precision ? UnigramArithmetic::float64 : UnigramArithmetic::float32;
+  return std::make_shared<const UnigramEncoder>(definition, file);
+}
+
+ModelPointer load_word_piece(const SectionReader& file, const TokenBytes& tokens, const std::string& prefix,
+                             TokenId unknown, size_t max_characters) {
+  WordPieceDefinition definition;
+  definition.prefix = prefix;
+  definition.unknown = unknown;
+  definition.max_characters = max_characters;
+  return std::make_shared<const WordPieceEncoder>(definition, tokens.size(), file);
 }
 
 TextPatternPointer pattern_of(const std::string& kind, const std::string& pattern) {
@@ -214,6 +254,13 @@ void bind_models(py::module_& m) {
   m.def("unigram", &unigram, py::arg("tokens"), py::arg("scores"), py::arg("hidden"), py::arg("user_defined"),
         py::arg("score_range"), py::arg("unknown"), py::arg("fuse_unknown"), py::arg("bytes"),
         py::arg("double_precision"));
+  m.def("load_character_pairs", &load_character_pairs, py::arg("file"), py::arg("tokens"), py::arg("scores"),
+        py::arg("ignore_merges"), py::arg("unknown"), py::arg("fuse_unknown"), py::arg("bytes"));
+  m.def("load_unigram", &load_unigram, py::arg("file"), py::arg("tokens"), py::arg("hidden"),
+        py::arg("lowest_score"), py::arg("unknown"), py::arg("fuse_unknown"), py::arg("bytes"),
+        py::arg("double_precision"));
+  m.def("load_word_piece", &load_word_piece, py::arg("file"), py::arg("tokens"), py::arg("prefix"),
+        py::arg("unknown"), py::arg("max_characters"));
   m.def("word_piece", &word_piece, py::arg("tokens"), py::arg("hidden"), py::arg("prefix"),
         py::arg("unknown"), py::arg("max_characters"));
 }

@@ -3,11 +3,14 @@
 
 #include <pybind11/pybind11.h>
 
+#include <optional>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "../tokenizers/added_tokens.h"
 #include "../tokenizers/normalizers.h"
 
 namespace pyllm::tokenizers {
@@ -68,10 +71,21 @@ class TextView {
   std::string_view view_;
 };
 
-// Tokens by id, and which ids have one; None has none. The views live as long as the list.
-std::pair<std::vector<std::string_view>, std::vector<bool>> views_by_id(const py::list& tokens);
-
 // Adds the classes of models, normalizers and pretokenizers.
 void bind_components(py::module_& m);
+
+// (content, id, special, lstrip, rstrip, single_word, normalized)
+using AddedTokenFields = std::tuple<std::string, TokenId, bool, bool, bool, bool, bool>;
+
+struct AddedTokens {
+  std::vector<AddedToken> tokens;
+  std::optional<DoubleArrayTrie> trie;  // of their contents, if it is made already
+};
+
+// Adds our own file form, and the list of added tokens.
+void bind_sections(py::module_& m);
+
+// Adds tokens by id, and the readers of vocabulary files.
+void bind_vocabulary(py::module_& m);
 
 }  // namespace pyllm::tokenizers

@@ -21,6 +21,7 @@
 #include "../tokenizers/tokenizer.h"
 #include "../tokenizers/trainer.h"
 #include "tokenizer_components.h"
+#include "tokenizer_decoding.h"
 
 namespace py = pybind11;
 
@@ -63,36 +64,21 @@ py::array_t<uint32_t> array_of(std::vector<TokenId> ids, size_t columns = 1) {
   return rows_of(std::make_unique<std::vector<TokenId>>(std::move(ids)), columns);
 }
 
-int64_t id_at(const py::list& ids, size_t index) {
-  const long long id = PyLong_AsLongLong(PyList_GET_ITEM(ids.ptr(), static_cast<Py_ssize_t>(index)));
-  if (id == -1 && PyErr_Occurred()) {
-    if (!PyErr_ExceptionMatches(PyExc_OverflowError)) throw py::error_already_set();
-    PyErr_Clear();
-    throw std::invalid_argument("ids: the number at index " + std::to_string(index) + " has no token");
-  }
-  return id;
-}
-
-// (content, id, special, lstrip, rstrip, single_word, normalized)
-using AddedTokenFields = std::tuple<std::string, TokenId, bool, bool, bool, bool, bool>;
-
 class Encoding {
  public:
-  // tokens: bytes or None, by id; first_tokens: bytes by id or None. Takes the steps out of the two lists.
-  Encoding(const std::shared_ptr<const Model>& model, const py::list& tokens, const py::object& first_tokens,
-           NormalizerList& normalizers, Pretokenizer& pretokenizer,
-           const std::vector<AddedTokenFields>& added_tokens) {
+  // first_tokens: None if the first token of a text is like others. Takes the steps out of the two lists.
+  Encoding(const std::shared_ptr<const Model>& model, const TokenBytes& tokens,
+           const std::optional<TokenBytes>& first_tokens, NormalizerList& normalizers,
+           Pretokenizer& pretokenizer, const AddedTokens& added_tokens) {
     TokenizerDefinition definition;
     definition.model = model;
-    std::tie(definition.decoding.tokens, definition.decoding.present) = views_by_id(tokens);
-    if (!first_tokens.is_none()) definition.decoding.first = views_by_id(first_tokens.cast<py::list>()).first;
+    definition.decoding = {tokens, first_tokens.value_or(TokenBytes())};
     definition.normalizers = std::move(normalizers.steps);
     definition.pretokenizer = std::move(pretokenizer);
-    for (const auto& [content, id, special, lstrip, rstrip, single_word, normalized] : added_tokens) {
-      definition.added_tokens.push_back({content, id, special, lstrip, rstrip, single_word, normalized});
-    }
+    definition.added_tokens = added_tokens.tokens;
+    definition.added_trie = added_tokens.trie;
     const py::gil_scoped_release release;
-    tokenizer_ = std::make_unique<Tokenizer>(std::move(definition));
+    tokenizer_ = std::make_shared<const Tokenizer>(std::move(definition));
   }
 
   // matched: one flag for every added token, or None for all. plain: sorted spans of bytes; guarded: one flag
@@ -112,10 +98,12 @@ class Encoding {
     return result;
   }
 
-  EncodeOutput encode(const py::object& text, const EncodeOptions& options, bool with_offsets) const {
+  EncodeOutput encode(const py::object& text, const EncodeOptions& options, bool with_offsets,
+                      size_t most_ids = SIZE_MAX) const {
     const TextView view(text);
     EncodeOutput output;
     output.with_offsets = with_offsets;
+    output.most_ids = most_ids;
     const py::gil_scoped_release release;
     tokenizer_->encode(view.get(), options, output);
     return output;
@@ -183,12 +171,8 @@ class Encoding {
     return token == nullptr ? std::nullopt : std::optional(token->content);
   }
 
-  // first: the first id is the first of a text.
-  py::bytes decode(const py::list& ids, bool first) const {
-    std::string bytes;
-    for (size_t i = 0; i < ids.size(); ++i) tokenizer_->decode(id_at(ids, i), first && i == 0, bytes);
-    return py::bytes(bytes);
-  }
+  const std::shared_ptr<const Tokenizer>& tokenizer() const { return tokenizer_; }
+  const Decoder& decoder() const { return tokenizer_->decoder(); }
 
   // (n, 3): left, right, merged, by ascending rank.
   py::array_t<uint32_t> merges() const {
@@ -210,7 +194,7 @@ class Encoding {
     return rows;
   }
 
-  std::unique_ptr<Tokenizer> tokenizer_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
 };
 
 class Training {
@@ -307,10 +291,13 @@ PYBIND11_MODULE(_tokenizers, m) {
   m.attr("unicode_version") = kUnicodeVersion;
 
   py::class_<EncodeOptions>(m, "EncodeOptions");
+  bind_vocabulary(m);
+  bind_sections(m);
   bind_components(m);
+  bind_decoding(m);
   py::class_<Encoding>(m, "Encoding")
-      .def(py::init<const std::shared_ptr<const Model>&, const py::list&, const py::object&, NormalizerList&,
-                    Pretokenizer&, const std::vector<AddedTokenFields>&>(),
+      .def(py::init<const std::shared_ptr<const Model>&, const TokenBytes&, const std::optional<TokenBytes>&,
+                    NormalizerList&, Pretokenizer&, const AddedTokens&>(),
            py::arg("model"), py::arg("tokens"), py::arg("first_tokens"), py::arg("normalizers"),
            py::arg("pretokenizer"), py::arg("added_tokens"))
       .def("options", &Encoding::options, py::arg("matched"), py::arg("plain") = py::list(),
@@ -325,6 +312,11 @@ PYBIND11_MODULE(_tokenizers, m) {
            })
       .def("count", [](const Encoding& self, const py::object& text,
                        const EncodeOptions& options) { return self.encode(text, options, false).ids.size(); })
+      .def("count_until",
+           [](const Encoding& self, const py::object& text, const EncodeOptions& options, size_t limit) {
+             const size_t count = self.encode(text, options, false, limit).ids.size();
+             return count <= limit ? std::optional(count) : std::nullopt;
+           })
       .def("encode_with_offsets", &Encoding::encode_with_offsets)
       .def("encode_batch", &Encoding::encode_batch, py::arg("texts"), py::arg("options"),
            py::arg("num_threads"))
@@ -332,8 +324,33 @@ PYBIND11_MODULE(_tokenizers, m) {
            py::arg("num_threads"), py::arg("prefix"), py::arg("suffix"))
       .def("encode_piece", &Encoding::encode_piece)
       .def("find_added", &Encoding::find_added)
-      .def("decode", &Encoding::decode, py::arg("ids"), py::arg("first"))
-      .def("merges", &Encoding::merges);
+      .def(
+          "decode",
+          [](const Encoding& self, const py::object& ids, bool first, bool skip_special) {
+            return decode_to_bytes(self.decoder(), ids, first, skip_special);
+          },
+          py::arg("ids"), py::arg("first") = true, py::arg("skip_special") = false)
+      .def(
+          "decode_to_text",
+          [](const Encoding& self, const py::object& ids, const std::string& errors, bool skip_special) {
+            return decode_to_text(self.decoder(), ids, errors, skip_special);
+          },
+          py::arg("ids"), py::arg("errors"), py::arg("skip_special"))
+      .def(
+          "decode_batch",
+          [](const Encoding& self, const py::list& rows, const std::string& errors, bool skip_special,
+             size_t num_threads) {
+            return decode_batch(self.decoder(), rows, errors, skip_special, num_threads);
+          },
+          py::arg("rows"), py::arg("errors"), py::arg("skip_special"), py::arg("num_threads"))
+      .def(
+          "stream_decoder",
+          [](const Encoding& self, bool skip_special) {
+            return std::make_unique<StreamDecoder>(self.tokenizer(), skip_special);
+          },
+          py::arg("skip_special"))
+      .def("merges", &Encoding::merges)
+      .def("store", [](const Encoding& self, SectionWriter& file) { self.tokenizer()->store(file); });
 
   py::class_<Training>(m, "Training")
       .def(py::init<const std::string&, const std::vector<std::string>&, const std::string&,

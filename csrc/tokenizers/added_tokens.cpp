@@ -15,35 +15,82 @@ bool character_is(std::string_view text, size_t at, ClassSet set) {
 }  // namespace
 
 AddedTokenMatcher::AddedTokenMatcher(const std::vector<AddedToken>& tokens, const std::vector<bool>& include)
-    : tokens_(&tokens), nodes_(1) {
-  for (uint32_t i = 0; i < tokens.size(); ++i) {
-    if (include[i] && !tokens[i].content.empty()) insert(tokens[i].content, i);
+    : AddedTokenMatcher(tokens, added_trie(tokens, include)) {}
+
+AddedTokenMatcher::AddedTokenMatcher(const std::vector<AddedToken>& tokens, DoubleArrayTrie trie)
+    : tokens_(&tokens), trie_(std::move(trie)) {
+  for (int byte = 0; byte < 256; ++byte) {
+    uint32_t node = DoubleArrayTrie::kRoot;
+    starts_[byte] = trie_.step(node, static_cast<char>(byte));
+    empty_ = empty_ && !starts_[byte];
   }
 }
 
-void AddedTokenMatcher::insert(std::string_view content, uint32_t token) {
-  starts_[static_cast<unsigned char>(content[0])] = true;
-  uint32_t node = 0;
-  for (const char c : content) {
-    const auto [child, added] = nodes_[node].children.try_emplace(static_cast<unsigned char>(c),
-                                                                  static_cast<uint32_t>(nodes_.size()));
-    const uint32_t next = child->second;
-    if (added) nodes_.emplace_back();
-    node = next;
+DoubleArrayTrie added_trie(const std::vector<AddedToken>& tokens, const std::vector<bool>& include) {
+  std::vector<DoubleArrayTrie::Entry> entries;
+  // A trie keeps the smallest value of equal keys, so values count from the end.
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (include[i]) entries.emplace_back(tokens[i].content, static_cast<uint32_t>(tokens.size() - 1 - i));
   }
-  nodes_[node].token = token;
+  return DoubleArrayTrie(std::move(entries));
+}
+
+void store_added(const std::vector<AddedToken>& tokens, SectionWriter& file) {
+  TokenBytesBuilder contents;
+  std::vector<TokenId> ids;
+  std::vector<uint8_t> flags;
+  for (const AddedToken& token : tokens) {
+    contents.add(token.content);
+    ids.push_back(token.id);
+    flags.push_back(static_cast<uint8_t>(token.special | token.lstrip << 1 | token.rstrip << 2 |
+                                         token.single_word << 3 | token.normalized << 4));
+  }
+  contents.finish().store(file, "added.contents");
+  file.array("added.ids", std::span<const TokenId>(ids));
+  file.array("added.flags", std::span<const uint8_t>(flags));
+}
+
+void store_added_trie(const std::vector<AddedToken>& tokens, SectionWriter& file) {
+  added_trie(tokens, std::vector<bool>(tokens.size(), true)).store(file, "added.trie");
+}
+
+std::vector<AddedToken> load_added(const SectionReader& file) {
+  const TokenBytes contents = TokenBytes::load(file, "added.contents");
+  const auto ids = file.array<TokenId>("added.ids");
+  const auto flags = file.array<uint8_t>("added.flags");
+  if (ids.size() != contents.size() || flags.size() != contents.size()) {
+    file.fail("added.ids", "expected one for every token");
+  }
+  std::vector<AddedToken> tokens;
+  tokens.reserve(ids.size());
+  for (TokenId i = 0; i < ids.size(); ++i) {
+    const auto flag = [&](int bit) { return (flags[i] >> bit & 1) != 0; };
+    tokens.push_back({std::string(contents[i]), ids[i], flag(0), flag(1), flag(2), flag(3), flag(4)});
+  }
+  return tokens;
+}
+
+// A match has the length of the content, not of the path, so each content has to lead to its own token, and
+// nothing else to any.
+DoubleArrayTrie load_added_trie(const std::vector<AddedToken>& tokens, const SectionReader& file) {
+  DoubleArrayTrie trie(file, "added.trie", static_cast<uint32_t>(tokens.size()));
+  size_t own = 0;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    uint32_t node = DoubleArrayTrie::kRoot;
+    if (!trie.walk(node, tokens[i].content)) file.fail("added.trie", "a token is not in it");
+    own += trie.value(node) == tokens.size() - 1 - i;
+  }
+  if (own != trie.count_values()) file.fail("added.trie", "a path to another token");
+  return trie;
 }
 
 uint32_t AddedTokenMatcher::longest_at(std::string_view text, size_t at, const TokenFilter& filter,
                                        const TokenFilter* refused) const {
-  uint32_t best = kNone, node = 0;
-  for (; at < text.size(); ++at) {
-    const auto& children = nodes_[node].children;
-    const auto child = children.find(static_cast<unsigned char>(text[at]));
-    if (child == children.end()) break;
-    node = child->second;
-    const uint32_t token = nodes_[node].token;
-    if (token != kNone && filter[token] && !(refused != nullptr && (*refused)[token])) best = token;
+  uint32_t best = kNone, node = DoubleArrayTrie::kRoot;
+  for (; at < text.size() && trie_.step(node, text[at]); ++at) {
+    if (trie_.value(node) == DoubleArrayTrie::kNoValue) continue;
+    const uint32_t token = static_cast<uint32_t>(tokens_->size()) - 1 - trie_.value(node);
+    if (filter[token] && !(refused != nullptr && (*refused)[token])) best = token;
   }
   return best;
 }

@@ -5,10 +5,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "aligned_text.h"
+#include "double_array_trie.h"
 #include "vocabulary.h"
 
 namespace pyllm::tokenizers {
@@ -38,7 +38,10 @@ class AddedTokenMatcher {
   // Looks for those tokens of the list for which `include` is true. The list must outlive the matcher.
   AddedTokenMatcher(const std::vector<AddedToken>& tokens, const std::vector<bool>& include);
 
-  bool empty() const { return nodes_.size() == 1; }
+  bool empty() const { return empty_; }
+
+  // Takes the trie of another matcher for the same tokens, which added_trie() made.
+  AddedTokenMatcher(const std::vector<AddedToken>& tokens, DoubleArrayTrie trie);
 
   // Every match, left to right; they overlap in stripped whitespace at most. Tokens of `guarded` that touch a
   // part of the text in `plain` (sorted) do not match; `guarded` may be empty where `plain` is.
@@ -51,20 +54,24 @@ class AddedTokenMatcher {
  private:
   static constexpr uint32_t kNone = UINT32_MAX;
 
-  struct Node {
-    std::unordered_map<unsigned char, uint32_t> children;
-    uint32_t token = kNone;
-  };
-
-  void insert(std::string_view content, uint32_t token);
   uint32_t longest_at(std::string_view text, size_t at, const TokenFilter& filter,
                       const TokenFilter* refused) const;
   std::optional<AddedTokenMatch> extend(std::string_view text, size_t at, const AddedToken& token,
                                         size_t taken) const;
 
   const std::vector<AddedToken>* tokens_;
-  std::vector<Node> nodes_;
-  bool starts_[256] = {};
+  DoubleArrayTrie trie_;
+  bool starts_[256] = {}, empty_ = true;
 };
+
+// The contents of those tokens for which `include` is true; of equal ones the last counts.
+DoubleArrayTrie added_trie(const std::vector<AddedToken>& tokens, const std::vector<bool>& include);
+
+// Our own file form: the list, and the trie of all contents. Loading throws std::invalid_argument where they
+// do not fit.
+void store_added(const std::vector<AddedToken>& tokens, SectionWriter& file);
+void store_added_trie(const std::vector<AddedToken>& tokens, SectionWriter& file);
+std::vector<AddedToken> load_added(const SectionReader& file);
+DoubleArrayTrie load_added_trie(const std::vector<AddedToken>& tokens, const SectionReader& file);
 
 }  // namespace pyllm::tokenizers

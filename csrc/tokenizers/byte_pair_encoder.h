@@ -38,7 +38,7 @@ class BytePairEncoder final : public Model {
                     std::vector<size_t>* lengths) const override;
   void encode_text(NextPiece next_piece, std::string_view text, EncoderScratch& scratch,
                    std::vector<TokenId>& out) const override;
-  const std::vector<MergeRule>& merges() const override { return rules_; }
+  std::vector<MergeRule> merges() const override { return rules_; }
 
  private:
   void find_byte_tokens(const TokenTable& table, bool all_required);

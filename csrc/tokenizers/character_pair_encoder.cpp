@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <stdexcept>
+#include <tuple>
 #include <unordered_set>
 
 #include "marker.h"
@@ -14,9 +15,10 @@ namespace {
 
 std::vector<TokenId> usable_ids(const CharacterPairDefinition& definition) {
   std::vector<TokenId> ids;
-  for (size_t id = 0; id < definition.tokens.size(); ++id) {
-    const bool usable = definition.present[id] && definition.usable[id] && !definition.tokens[id].empty();
-    if (usable) ids.push_back(static_cast<TokenId>(id));
+  for (TokenId id = 0; id < definition.vocabulary.size(); ++id) {
+    const bool usable =
+        definition.vocabulary.contains(id) && definition.usable[id] && !definition.vocabulary[id].empty();
+    if (usable) ids.push_back(id);
   }
   return ids;
 }
@@ -27,9 +29,9 @@ std::vector<std::string_view> tokenless_characters(const CharacterPairDefinition
   if (definition.scores.empty()) return characters;
   const std::vector<TokenId> ids = usable_ids(definition);
   std::unordered_set<std::string_view> known;
-  for (const TokenId id : ids) known.insert(definition.tokens[id]);
+  for (const TokenId id : ids) known.insert(definition.vocabulary[id]);
   for (const TokenId id : ids) {
-    const std::string_view token = definition.tokens[id];
+    const std::string_view token = definition.vocabulary[id];
     for (size_t at = 0; at < token.size();) {
       const std::string_view character = token.substr(at, decode_utf8(token, at).length);
       if (known.insert(character).second) characters.push_back(character);
@@ -40,13 +42,15 @@ std::vector<std::string_view> tokenless_characters(const CharacterPairDefinition
 }
 
 TokenBytes all_tokens(const CharacterPairDefinition& definition) {
-  std::vector<std::string_view> tokens = definition.tokens;
-  std::vector<bool> present = definition.present;
-  for (const std::string_view character : tokenless_characters(definition)) {
-    tokens.push_back(character);
-    present.push_back(true);
+  const std::vector<std::string_view> characters = tokenless_characters(definition);
+  if (characters.empty()) return definition.vocabulary;
+  TokenBytesBuilder builder;
+  for (TokenId id = 0; id < definition.vocabulary.size(); ++id) {
+    builder.bytes().append(definition.vocabulary[id]);
+    builder.close(definition.vocabulary.contains(id));
   }
-  return TokenBytes(tokens, present);
+  for (const std::string_view character : characters) builder.add(character);
+  return builder.finish();
 }
 
 // Ranks by falling score; equal scores share a rank.
@@ -65,7 +69,7 @@ std::vector<uint32_t> ranks_of(const std::vector<float>& scores) {
 
 std::vector<MergeRule> rules_by_score(const CharacterPairDefinition& definition, const TokenBytes& tokens,
                                       const TokenTable& table) {
-  if (definition.scores.size() != definition.tokens.size()) {
+  if (definition.scores.size() != definition.vocabulary.size()) {
     throw std::invalid_argument("scores: expected one for every token");
   }
   const std::vector<uint32_t> ranks = ranks_of(definition.scores);
@@ -76,44 +80,91 @@ std::vector<MergeRule> rules_by_score(const CharacterPairDefinition& definition,
   return rules;
 }
 
-std::vector<uint32_t> before_marker(const CharacterPairDefinition& definition) {
+FrozenArray<uint32_t> before_marker(const CharacterPairDefinition& definition) {
   std::vector<std::string_view> tokens;
-  for (const TokenId id : usable_ids(definition)) tokens.push_back(definition.tokens[id]);
-  for (const TokenId id : definition.frozen) tokens.push_back(definition.tokens.at(id));
-  return characters_before_marker(tokens);
+  for (const TokenId id : usable_ids(definition)) tokens.push_back(definition.vocabulary[id]);
+  for (const TokenId id : definition.frozen) tokens.push_back(definition.vocabulary[id]);
+  return FrozenArray<uint32_t>(characters_before_marker(tokens));
 }
 
 TokenTable table_of(const CharacterPairDefinition& definition, const TokenBytes& tokens) {
   std::vector<TokenId> ids = usable_ids(definition);
-  for (size_t id = definition.tokens.size(); id < tokens.size(); ++id)
+  for (size_t id = definition.vocabulary.size(); id < tokens.size(); ++id) {
     ids.push_back(static_cast<TokenId>(id));
+  }
   TokenTable table(tokens);
   table.fill(ids);
   return table;
 }
 
+std::vector<MergeRule> rules_of(const CharacterPairDefinition& definition, const TokenBytes& tokens,
+                                const TokenTable& table) {
+  return definition.scores.empty() ? checked_rules(definition.merges, tokens)
+                                   : rules_by_score(definition, tokens, table);
+}
+
+bool drops_unknown(const CharacterPairDefinition& definition) {
+  const Fallback& fallback = definition.fallback;
+  return definition.scores.empty() && !fallback.has_bytes && fallback.unknown == kNoToken;
+}
+
 std::vector<DoubleArrayTrie::Entry> frozen_entries(const CharacterPairDefinition& definition) {
   std::vector<DoubleArrayTrie::Entry> entries;
-  for (const TokenId id : definition.frozen) entries.emplace_back(definition.tokens.at(id), id);
+  for (const TokenId id : definition.frozen) entries.emplace_back(definition.vocabulary[id], id);
   return entries;
 }
 
 }  // namespace
 
 CharacterPairEncoder::CharacterPairEncoder(const CharacterPairDefinition& definition)
-    : vocabulary_size_(definition.tokens.size()),
+    : vocabulary_size_(definition.vocabulary.size()),
       tokens_(all_tokens(definition)),
       table_(table_of(definition, tokens_)),
       fallback_(definition.fallback),
-      rules_(definition.scores.empty() ? checked_rules(definition.merges, tokens_)
-                                       : rules_by_score(definition, tokens_, table_)),
-      merges_(rules_),
+      merges_(rules_of(definition, tokens_, table_)),
       frozen_(frozen_entries(definition)),
       ignore_merges_(definition.ignore_merges),
-      drops_unknown_(definition.scores.empty() && !fallback_.has_bytes && fallback_.unknown == kNoToken),
+      drops_unknown_(drops_unknown(definition)),
       // Unknown characters fuse across a border only if the marker itself is unknown.
       can_cut_(table_.find(kMarker) != kNoToken),
       before_marker_(before_marker(definition)) {}
+
+CharacterPairEncoder::CharacterPairEncoder(const CharacterPairDefinition& definition,
+                                           const SectionReader& file)
+    : vocabulary_size_(definition.vocabulary.size()),
+      tokens_(file.has("model.tokens.entries") ? TokenBytes::load(file, "model.tokens")
+                                               : definition.vocabulary),
+      table_(tokens_),
+      fallback_(definition.fallback),
+      merges_(file, "model.merge_table", tokens_),
+      frozen_(file, "model.frozen", static_cast<uint32_t>(definition.vocabulary.size())),
+      ignore_merges_(definition.ignore_merges),
+      drops_unknown_(drops_unknown(definition)),
+      before_marker_(file.array<uint32_t>("model.before_marker")) {
+  table_.load(file, "model.table");
+  can_cut_ = table_.find(kMarker) != kNoToken;
+  if (tokens_.size() < vocabulary_size_) file.fail("model.tokens", "fewer tokens than the vocabulary has");
+}
+
+void CharacterPairEncoder::store(SectionWriter& file) const {
+  if (tokens_.size() > vocabulary_size_) tokens_.store(file, "model.tokens");
+  table_.store(file, "model.table");
+  merges_.store(file, "model.merge_table");
+  frozen_.store(file, "model.frozen");
+  file.array("model.before_marker", before_marker_);
+}
+
+// In the order in which scores give them: by rank, of equal ranks by id, of one token by the length of its
+// left part.
+std::vector<MergeRule> CharacterPairEncoder::merges() const {
+  std::vector<MergeRule> rules = merges_.rules();
+  const auto place = [&](const MergeRule& rule) {
+    return std::tuple(rule.rank, rule.merged, tokens_[rule.left].size());
+  };
+  std::sort(rules.begin(), rules.end(),
+            [&](const MergeRule& a, const MergeRule& b) { return place(a) < place(b); });
+  return rules;
+}
 
 // The next place after `begin` where the piece may be cut, or its end.
 size_t CharacterPairEncoder::next_cut(std::string_view piece, size_t begin) const {

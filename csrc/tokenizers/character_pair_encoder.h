@@ -21,12 +21,11 @@
 namespace pyllm::tokenizers {
 
 struct CharacterPairDefinition {
-  std::vector<std::string_view> tokens;  // by id
-  std::vector<bool> present;             // false where an id has no token
-  std::vector<bool> usable;              // false for tokens that text never gives: control tokens, bytes
-  std::vector<MergeRule> merges;         // unused if there are scores
-  std::vector<float> scores;    // by id: any two symbols merge that join to a token, the best score first
-  std::vector<TokenId> frozen;  // found before everything else and never merged: user-defined symbols
+  TokenBytes vocabulary;
+  std::vector<bool> usable;       // by id; false for tokens that text never gives: control tokens, bytes
+  std::vector<MergeRule> merges;  // unused if there are scores
+  std::vector<float> scores;      // by id: any two symbols merge that join to a token, the best score first
+  std::vector<TokenId> frozen;    // found before everything else and never merged: user-defined symbols
   Fallback fallback;
   bool ignore_merges = false;  // a piece that is a token is that token
 };
@@ -36,9 +35,14 @@ class CharacterPairEncoder final : public Model {
   // Throws std::invalid_argument.
   explicit CharacterPairEncoder(const CharacterPairDefinition& definition);
 
+  // Takes the tables that store() wrote instead of making them: of the definition `usable`, `merges` and
+  // `frozen` do not count.
+  CharacterPairEncoder(const CharacterPairDefinition& definition, const SectionReader& file);
+  void store(SectionWriter& file) const override;
+
   void encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& ids,
                     std::vector<size_t>* lengths) const override;
-  const std::vector<MergeRule>& merges() const override { return rules_; }
+  std::vector<MergeRule> merges() const override;
   bool cuts_between(uint32_t before, uint32_t after) const override;
 
  private:
@@ -55,13 +59,12 @@ class CharacterPairEncoder final : public Model {
   TokenBytes tokens_;
   TokenTable table_;
   Fallback fallback_;
-  std::vector<MergeRule> rules_;
   MergeTable merges_;
   DoubleArrayTrie frozen_;
   bool ignore_merges_;
   bool drops_unknown_;
   bool can_cut_;
-  std::vector<uint32_t> before_marker_;  // characters after which some token goes on with a marker; sorted
+  FrozenArray<uint32_t> before_marker_;  // characters after which some token goes on with a marker; sorted
 };
 
 }  // namespace pyllm::tokenizers

@@ -112,11 +112,25 @@ DoubleArrayTrie::DoubleArrayTrie(std::vector<Entry> entries) {
   const auto same = [](const Entry& a, const Entry& b) { return a.first == b.first; };
   entries.erase(std::unique(entries.begin(), entries.end(), same), entries.end());
   if (!entries.empty() && entries[0].first.empty()) entries.erase(entries.begin());
+  std::vector<Unit> units;
   if (entries.empty()) {
-    units_.resize(kBlock);
-    return;
+    units.resize(kBlock);
+  } else {
+    DoubleArrayBuilder(entries, units);
   }
-  DoubleArrayBuilder(entries, units_);
+  units_ = FrozenArray<Unit>(std::move(units));
+}
+
+DoubleArrayTrie::DoubleArrayTrie(const SectionReader& file, const std::string& name, uint32_t end)
+    : units_(file.array<Unit>(name)) {
+  if (units_.empty() || units_.size() % kBlock != 0) file.fail(name, "expected whole blocks");
+  size_t strange = 0;
+  // A step changes the last eight bits of `base` at most, so it stays in its block.
+  for (const Unit& unit : units_) {
+    strange += unit.base >= units_.size() || (unit.value != kNoValue && unit.value >= end);
+  }
+  // Each node knows its one parent, so there is one way to it if the root has none.
+  if (strange != 0 || units_[kRoot].check < units_.size()) file.fail(name, "a node or value outside");
 }
 
 std::pair<uint32_t, size_t> DoubleArrayTrie::longest_at(std::string_view text, size_t at) const {

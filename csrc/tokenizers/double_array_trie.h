@@ -6,10 +6,13 @@
 // costs one load and one comparison, wherever in the trie it is.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include "sections.h"
 
 namespace pyllm::tokenizers {
 
@@ -23,12 +26,21 @@ class DoubleArrayTrie {
   // Empty keys are left out; of equal keys the one with the smallest value stays.
   explicit DoubleArrayTrie(std::vector<Entry> entries);
 
+  void store(SectionWriter& file, const std::string& name) const { file.array(name, units_); }
+  // Throws std::invalid_argument where a step would leave the array, or a value is `end` or more.
+  DoubleArrayTrie(const SectionReader& file, const std::string& name, uint32_t end);
+
   // Goes to the child; false if there is none, and then the node stays.
   bool step(uint32_t& node, char byte) const {
     const uint32_t next = units_[node].base ^ static_cast<unsigned char>(byte);
     if (units_[next].check != node) return false;
     node = next;
     return true;
+  }
+
+  size_t count_values() const {
+    return static_cast<size_t>(
+        std::count_if(units_.begin(), units_.end(), [](const Unit& unit) { return unit.value != kNoValue; }));
   }
 
   // Of the key that ends at the node.
@@ -53,7 +65,7 @@ class DoubleArrayTrie {
   };
 
   friend class DoubleArrayBuilder;
-  std::vector<Unit> units_;
+  FrozenArray<Unit> units_;
 };
 
 }  // namespace pyllm::tokenizers

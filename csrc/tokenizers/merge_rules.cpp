@@ -6,6 +6,10 @@
 namespace pyllm::tokenizers {
 namespace {
 
+bool join(std::string_view left, std::string_view right, std::string_view merged) {
+  return left.size() + right.size() == merged.size() && merged.starts_with(left) && merged.ends_with(right);
+}
+
 void check_merge(const TokenBytes& tokens, const MergeRule& rule) {
   for (const TokenId id : {rule.left, rule.right, rule.merged}) {
     if (!tokens.contains(id)) {
@@ -13,14 +17,13 @@ void check_merge(const TokenBytes& tokens, const MergeRule& rule) {
                                   std::to_string(id) + ", which has no token");
     }
   }
-  if (std::string(tokens[rule.left]).append(tokens[rule.right]) != tokens[rule.merged]) {
+  if (!join(tokens[rule.left], tokens[rule.right], tokens[rule.merged])) {
     throw std::invalid_argument("merges: the two parts of rank " + std::to_string(rule.rank) +
                                 " do not join to its token, id " + std::to_string(rule.merged));
   }
 }
 
 }  // namespace
-
 std::vector<MergeRule> checked_rules(const std::vector<MergeRule>& rules, const TokenBytes& tokens) {
   for (const MergeRule& rule : rules) check_merge(tokens, rule);
   return rules;

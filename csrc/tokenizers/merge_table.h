@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "frozen_array.h"
 #include "hash.h"
+#include "sections.h"
 #include "vocabulary.h"
 
 namespace pyllm::tokenizers {
@@ -25,14 +27,17 @@ struct MergeRule {
 class MergeTable {
  public:
   // A pair that occurs twice keeps its last rule.
-  explicit MergeTable(const std::vector<MergeRule>& rules) : slots_(table_capacity(rules.size())) {
-    for (const MergeRule& rule : rules) {
-      Slot& slot = slots_[locate(key(rule.left, rule.right))];
-      slot = {key(rule.left, rule.right), {rule.rank, rule.merged}};
-    }
-  }
+  explicit MergeTable(const std::vector<MergeRule>& rules);
 
-  Merge find(TokenId left, TokenId right) const { return slots_[locate(key(left, right))].merge; }
+  Merge find(TokenId left, TokenId right) const { return slots_[locate(slots_, key(left, right))].merge; }
+
+  // In no order.
+  std::vector<MergeRule> rules() const;
+
+  void store(SectionWriter& file, const std::string& name) const { file.array(name, slots_); }
+  // Throws std::invalid_argument for merges of ids that `tokens` lacks or whose lengths do not add up, and
+  // for a table that a search would not end in.
+  MergeTable(const SectionReader& file, const std::string& name, const TokenBytes& tokens);
 
  private:
   struct Slot {
@@ -42,13 +47,14 @@ class MergeTable {
 
   static uint64_t key(TokenId left, TokenId right) { return uint64_t{left} << 32 | right; }
 
-  size_t locate(uint64_t key) const {
-    size_t slot = mix(key) & (slots_.size() - 1);
-    while (slots_[slot].key != key && slots_[slot].key != UINT64_MAX) slot = (slot + 1) & (slots_.size() - 1);
+  template <typename Slots>
+  static size_t locate(const Slots& slots, uint64_t key) {
+    size_t slot = mix(key) & (slots.size() - 1);
+    while (slots[slot].key != key && slots[slot].key != UINT64_MAX) slot = (slot + 1) & (slots.size() - 1);
     return slot;
   }
 
-  std::vector<Slot> slots_;
+  FrozenArray<Slot> slots_;
 };
 
 }  // namespace pyllm::tokenizers

@@ -80,10 +80,10 @@ class Model {
   virtual bool go_on(std::span<const TokenId>, TokenId, EncoderScratch&) const { return true; }
 
   // Every merge, derived ones included, by ascending rank; empty for models without merges.
-  virtual const std::vector<MergeRule>& merges() const {
-    static const std::vector<MergeRule> none;
-    return none;
-  }
+  virtual std::vector<MergeRule> merges() const { return {}; }
+
+  // Writes the tables that take time to make; nothing where they are made anew.
+  virtual void store(SectionWriter&) const {}
 };
 
 }  // namespace pyllm::tokenizers

@@ -14,6 +14,10 @@ std::vector<bool> select(const std::vector<AddedToken>& tokens, bool AddedToken:
   return selected;
 }
 
+bool none_is(const std::vector<AddedToken>& tokens, bool AddedToken::* flag) {
+  return std::none_of(tokens.begin(), tokens.end(), [&](const AddedToken& token) { return token.*flag; });
+}
+
 // The part of the spans that lies in [begin, end), relative to begin.
 std::vector<Span> clip(const std::vector<Span>& spans, size_t begin, size_t end) {
   std::vector<Span> clipped;
@@ -101,8 +105,6 @@ struct Tokenizer::Work {
 
 Tokenizer::Tokenizer(TokenizerDefinition definition)
     : model_(std::move(definition.model)),
-      tokens_(definition.decoding.tokens, definition.decoding.present),
-      first_tokens_(definition.decoding.first, std::vector<bool>(definition.decoding.first.size(), true)),
       normalizers_(std::move(definition.normalizers)),
       pretokenizer_(std::move(definition.pretokenizer)),
       scanner_only_(pretokenizer_.scanner != nullptr && pretokenizer_.steps.empty()),
@@ -111,18 +113,14 @@ Tokenizer::Tokenizer(TokenizerDefinition definition)
       has_memory_(model_->has_memory() && pretokenizer_.steps.empty()),
       added_(std::move(definition.added_tokens)),
       added_in_normal_form_(added_),
-      all_(added_, std::vector<bool>(added_.size(), true)),
-      raw_(added_, select(added_, &AddedToken::normalized, false)),
+      all_(added_, definition.added_trie ? *std::move(definition.added_trie)
+                                         : added_trie(added_, std::vector<bool>(added_.size(), true))),
+      raw_(none_is(added_, &AddedToken::normalized)
+               ? all_
+               : AddedTokenMatcher(added_, select(added_, &AddedToken::normalized, false))),
       normalized_(in_normal_form(), select(added_, &AddedToken::normalized, true)),
-      cuts_(word_cuts()) {
-  if (first_tokens_.size() != 0 && first_tokens_.size() != tokens_.size()) {
-    throw std::invalid_argument("tokens: two lists of different lengths");
-  }
-  for (const AddedToken& token : added_) {
-    if (!tokens_.contains(token.id)) {
-      throw std::invalid_argument("added_tokens: id " + std::to_string(token.id) + " has no token");
-    }
-  }
+      cuts_(word_cuts()),
+      decoder_(std::move(definition.decoding), added_) {
   scratch_.reserve(kKeptScratch);
 }
 
@@ -131,6 +129,12 @@ const std::vector<AddedToken>& Tokenizer::in_normal_form() {
     if (token.normalized) token.content = normalized(AlignedText::of(token.content, 0, false)).text;
   }
   return added_in_normal_form_;
+}
+
+void Tokenizer::store(SectionWriter& file) const {
+  model_->store(file);
+  decoder_.store(file);
+  store_added_trie(added_, file);
 }
 
 bool Tokenizer::may_change(std::string_view text) const {
@@ -149,6 +153,7 @@ void Tokenizer::encode(std::string_view text, const EncodeOptions& options, Enco
   ScratchLease scratch(*this);
   Work work{options, *scratch, out, {}, 0};
   const auto gap = [&](size_t begin, size_t end) {
+    if (out.full()) return;
     encode_between(text.substr(begin, end - begin), begin, clip(options.plain, begin, end), work);
   };
   walk_matches(
@@ -264,7 +269,16 @@ void Tokenizer::encode_normalized(const AlignedText& text, bool at_start, const 
 }
 
 void Tokenizer::encode_plain(std::string_view text, Work& work) const {
-  model_->encode_text(pretokenizer_.scanner, text, work.scratch, work.out.ids);
+  if (work.out.most_ids == SIZE_MAX) {
+    model_->encode_text(pretokenizer_.scanner, text, work.scratch, work.out.ids);
+    return;
+  }
+  // What is read too much is a part of this size.
+  constexpr size_t kPart = 1 << 14;
+  for (const std::string_view part : split_safely(pretokenizer_.scanner, text, kPart)) {
+    if (work.out.full()) return;
+    model_->encode_text(pretokenizer_.scanner, part, work.scratch, work.out.ids);
+  }
 }
 
 Pieces Tokenizer::pieces_of_rest(std::string_view text) const {
@@ -305,6 +319,7 @@ void Tokenizer::encode_parts(AlignedText text, bool at_start, Work& work) const 
   const Pieces pieces = pieces_of(std::move(text), at_start);
   const std::string_view bytes = pieces.text.text;
   for (const Span& part : pieces.parts) {
+    if (work.out.full()) return;
     const std::string_view whole = bytes.substr(part.begin, part.end - part.begin);
     if (pretokenizer_.scanner == nullptr) {
       encode_piece(pieces.text, part, work);
@@ -337,15 +352,6 @@ void Tokenizer::encode_piece(const AlignedText& text, Span piece, Work& work) co
 
 const AddedToken* Tokenizer::find_added(std::string_view text, const TokenFilter& filter) const {
   return all_.find_first(text, filter);
-}
-
-void Tokenizer::decode(int64_t id, bool first, std::string& out) const {
-  if (id < 0 || !tokens_.contains(static_cast<TokenId>(std::min<int64_t>(id, kNoToken)))) {
-    throw std::invalid_argument("ids: " + std::to_string(id) + " has no token (vocab_size is " +
-                                std::to_string(tokens_.size()) + ")");
-  }
-  const TokenBytes& table = first && first_tokens_.size() > 0 ? first_tokens_ : tokens_;
-  out += table[static_cast<TokenId>(id)];
 }
 
 }  // namespace pyllm::tokenizers

@@ -4,14 +4,17 @@
 //   ids
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "added_tokens.h"
 #include "aligned_text.h"
+#include "decoder.h"
 #include "model.h"
 #include "normalizers.h"
 #include "pretokenizer.h"
@@ -26,19 +29,13 @@ struct Pretokenizer {
   std::vector<PretokenizerStepPointer> steps;
 };
 
-// What ids are decoded to.
-struct DecodingTable {
-  std::vector<std::string_view> tokens;  // by id
-  std::vector<bool> present;             // false where an id has no token
-  std::vector<std::string_view> first;   // of the first token of a text; empty if that makes no difference
-};
-
 struct TokenizerDefinition {
   std::shared_ptr<const Model> model;
-  DecodingTable decoding;
+  DecodingTables decoding;
   std::vector<NormalizerStep> normalizers;
   Pretokenizer pretokenizer;
   std::vector<AddedToken> added_tokens;
+  std::optional<DoubleArrayTrie> added_trie;  // of all their contents, if it is made already
 };
 
 struct EncodeOptions {
@@ -57,6 +54,10 @@ struct EncodeOutput {
   std::vector<Span> offsets;
   std::vector<uint32_t> pieces;
   bool with_offsets = false;
+  // Text is no longer read once there are more ids than this.
+  size_t most_ids = SIZE_MAX;
+
+  bool full() const { return ids.size() > most_ids; }
 };
 
 // Immutable after construction: any number of threads may call it at once.
@@ -73,11 +74,12 @@ class Tokenizer {
   // The leftmost added token of the filter that occurs in the text, or nullptr.
   const AddedToken* find_added(std::string_view text, const TokenFilter& filter) const;
 
-  // Appends the bytes of the token. Throws std::invalid_argument for an id without token.
-  void decode(int64_t id, bool first, std::string& out) const;
-
   const std::vector<AddedToken>& added_tokens() const { return added_; }
   const Model& model() const { return *model_; }
+  const Decoder& decoder() const { return decoder_; }
+
+  // Writes the tables that take time to make.
+  void store(SectionWriter& file) const;
 
  private:
   class ScratchLease;
@@ -102,7 +104,6 @@ class Tokenizer {
   bool may_change(std::string_view text) const;
 
   std::shared_ptr<const Model> model_;
-  TokenBytes tokens_, first_tokens_;
   std::vector<NormalizerStep> normalizers_;
   Pretokenizer pretokenizer_;
   bool scanner_only_, minds_start_, has_memory_;
@@ -110,6 +111,7 @@ class Tokenizer {
   std::vector<AddedToken> added_in_normal_form_;  // what the second search looks for
   AddedTokenMatcher all_, raw_, normalized_;
   WordCuts cuts_;
+  Decoder decoder_;
 
   mutable std::mutex scratch_mutex_;
   mutable std::vector<std::unique_ptr<EncoderScratch>> scratch_;

@@ -34,22 +34,48 @@ std::vector<double> scores_of(const UnigramDefinition& definition) {
   return scores;
 }
 
+double unknown_score(const UnigramDefinition& definition) {
+  const double score = definition.lowest_score - kUnknownPenalty;
+  return definition.arithmetic == UnigramArithmetic::float32 ? static_cast<float>(score) : score;
+}
+
+void check_scores(const FrozenArray<double>& scores) {
+  for (const double score : scores) {
+    if (std::isnan(score)) throw std::invalid_argument("scores: a score is not a number");
+  }
+}
+
 }  // namespace
 
 UnigramEncoder::UnigramEncoder(const UnigramDefinition& definition)
     : trie_(entries_of(definition)),
       scores_(scores_of(definition)),
       fallback_(definition.fallback),
-      unknown_score_(definition.lowest_score - kUnknownPenalty),
+      unknown_score_(unknown_score(definition)),
       round_(definition.arithmetic == UnigramArithmetic::float32) {
   if (definition.scores.size() != definition.tokens.size()) {
     throw std::invalid_argument("scores: expected one for every token");
   }
-  for (const double score : scores_) {
-    if (std::isnan(score)) throw std::invalid_argument("scores: a score is not a number");
-  }
-  if (round_) unknown_score_ = static_cast<float>(unknown_score_);
+  check_scores(scores_);
   find_borders(definition);
+}
+
+UnigramEncoder::UnigramEncoder(const UnigramDefinition& definition, const SectionReader& file)
+    : trie_(file, "model.trie", static_cast<uint32_t>(definition.tokens.size())),
+      scores_(file.array<double>("model.scores")),
+      fallback_(definition.fallback),
+      unknown_score_(unknown_score(definition)),
+      round_(definition.arithmetic == UnigramArithmetic::float32) {
+  if (scores_.size() != definition.tokens.size()) {
+    file.fail("model.scores", "expected one for every token");
+  }
+  check_scores(scores_);
+  find_borders(definition);
+}
+
+void UnigramEncoder::store(SectionWriter& file) const {
+  trie_.store(file, "model.trie");
+  file.array("model.scores", scores_);
 }
 
 // What `cuts_between` and `limit_of` need to know.

@@ -46,6 +46,11 @@ class UnigramEncoder final : public Model {
   // Throws std::invalid_argument.
   explicit UnigramEncoder(const UnigramDefinition& definition);
 
+  // Takes the trie and scores that store() wrote instead of making them: `scores` and `user_defined` of the
+  // definition do not count.
+  UnigramEncoder(const UnigramDefinition& definition, const SectionReader& file);
+  void store(SectionWriter& file) const override;
+
   void encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& ids,
                     std::vector<size_t>* lengths) const override;
 
@@ -68,7 +73,7 @@ class UnigramEncoder final : public Model {
   }
 
   DoubleArrayTrie trie_;
-  std::vector<double> scores_;
+  FrozenArray<double> scores_;
   Fallback fallback_;
   double unknown_score_;
   double largest_score_ = 0;             // of all, without their signs

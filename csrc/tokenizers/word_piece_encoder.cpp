@@ -32,6 +32,15 @@ WordPieceEncoder::WordPieceEncoder(const WordPieceDefinition& definition)
   if (unknown_ >= definition.tokens.size()) throw std::invalid_argument("WordPiece: no unknown token");
 }
 
+WordPieceEncoder::WordPieceEncoder(const WordPieceDefinition& definition, size_t count,
+                                   const SectionReader& file)
+    : trie_(file, "model.trie", static_cast<uint32_t>(count)),
+      has_continuations_(trie_.walk(continuations_, definition.prefix)),
+      unknown_(definition.unknown),
+      max_characters_(definition.max_characters) {
+  if (unknown_ >= count) throw std::invalid_argument("WordPiece: no unknown token");
+}
+
 void WordPieceEncoder::encode_piece(std::string_view word, EncoderScratch&, std::vector<TokenId>& ids,
                                     std::vector<size_t>* lengths) const {
   const size_t ids_before = ids.size(), lengths_before = lengths != nullptr ? lengths->size() : 0;

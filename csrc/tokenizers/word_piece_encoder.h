@@ -29,6 +29,11 @@ class WordPieceEncoder final : public Model {
   // Throws std::invalid_argument if there is no unknown token.
   explicit WordPieceEncoder(const WordPieceDefinition& definition);
 
+  // Takes the trie that store() wrote; `tokens` and `usable` of the definition do not count. count: how many
+  // ids there are.
+  WordPieceEncoder(const WordPieceDefinition& definition, size_t count, const SectionReader& file);
+  void store(SectionWriter& file) const override { trie_.store(file, "model.trie"); }
+
   void encode_piece(std::string_view word, EncoderScratch& scratch, std::vector<TokenId>& ids,
                     std::vector<size_t>* lengths) const override;
 

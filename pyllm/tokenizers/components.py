@@ -16,6 +16,7 @@ from pyllm.tokenizers.definition import (
     Step,
     TokenizerDefinition,
     Unigram,
+    WordPiece,
 )
 from pyllm.tokenizers.files import expect
 from pyllm.tokenizers.patterns import PATTERNS, recognise_expression
@@ -80,27 +81,24 @@ def flatten(component: Any, members: str) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def build_encoding(
-    definition: TokenizerDefinition, tables: tuple[list[bytes | None], list[bytes] | None]
-) -> Any:
+def build_encoding(definition: TokenizerDefinition, tables: tuple[Any, Any]) -> Any:
     """The C++ tokenizer. tables: see `decoding.decoding_tables`."""
+    prepared = definition.prepared
     return _tokenizers.Encoding(
-        model=_model(definition),
+        model=_model(definition) if prepared is None else _prepared_model(definition),
         tokens=tables[0],
         first_tokens=tables[1],
         normalizers=build_normalizers(definition.normalizers),
         pretokenizer=build_pretokenizer(definition.pre_tokenizers, isinstance(definition.model, BytePairs)),
-        added_tokens=[
-            (t.content, t.id, t.special, t.lstrip, t.rstrip, t.single_word, t.normalized)
-            for t in definition.added_tokens
-        ],
+        added_tokens=(
+            _tokenizers.AddedTokens(definition.added_tokens) if prepared is None else prepared.added()
+        ),
     )
 
 
 def _model(definition: TokenizerDefinition) -> Any:
     model, tokens = definition.model, definition.tokens
-    special = {token.id for token in definition.added_tokens if token.special and token.id < len(tokens)}
-    hidden = sorted(special.union(definition.hidden))
+    hidden = _hidden(definition)
     if isinstance(model, BytePairs):
         return _tokenizers.byte_pairs(tokens, model.merges, model.ignore_merges, hidden)
     if isinstance(model, CharacterPairs):
@@ -128,6 +126,36 @@ def _model(definition: TokenizerDefinition) -> Any:
             double_precision=model.double_precision,
         )
     return _tokenizers.word_piece(tokens, hidden, model.prefix, model.unk_id, model.max_characters)
+
+
+def _hidden(definition: TokenizerDefinition) -> list[int]:
+    """The ids that text never gives."""
+    count = len(definition.tokens)
+    special = {token.id for token in definition.added_tokens if token.special and token.id < count}
+    return sorted(special.union(definition.hidden))
+
+
+def _prepared_model(definition: TokenizerDefinition) -> Any:
+    """The model from the tables of a file of our own form; byte-level BPE is made anew."""
+    model, tokens, file = definition.model, definition.tokens, definition.prepared
+    if isinstance(model, BytePairs):
+        return _model(definition)
+    if isinstance(model, WordPiece):
+        return _tokenizers.load_word_piece(file, tokens, model.prefix, model.unk_id, model.max_characters)
+    fallback = {"unknown": model.unk_id, "fuse_unknown": model.fuse_unk, "bytes": model.byte_ids}
+    if isinstance(model, CharacterPairs):
+        scores: Any = [] if model.scores is None else model.scores
+        return _tokenizers.load_character_pairs(
+            file, tokens, scores=scores, ignore_merges=model.ignore_merges, **fallback
+        )
+    return _tokenizers.load_unigram(
+        file,
+        tokens,
+        hidden=_hidden(definition),
+        lowest_score=model.score_range[0],
+        double_precision=model.double_precision,
+        **fallback,
+    )
 
 
 def build_normalizers(steps: Iterable[Step]) -> Any:

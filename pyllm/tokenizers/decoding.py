@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from pyllm.tokenizers.components import Options, metaspace_options
 from pyllm.tokenizers.definition import TokenizerDefinition
 
-_BYTE = re.compile(rb"<0x([0-9A-F]{2})>")
-# What WordPiece's clean-up does to each token.
-_CLEAN_UP = {
-    b" .": b".",
-    b" ?": b"?",
-    b" !": b"!",
-    b" ,": b",",
-    b" ' ": b"'",
-    b" n't": b"n't",
-    b" 'm": b"'m",
-    b" do not": b" don't",
-    b" 's": b"'s",
-    b" 've": b"'ve",
-    b" 're": b"'re",
-}
+# A list, tuple or iterable of int, or an array or tensor of integers.
+Ids: TypeAlias = Iterable[int]
 
 
-def decoding_tables(definition: TokenizerDefinition) -> tuple[list[bytes | None], list[bytes] | None]:
-    """The bytes of every id (None: no token), and those it has as the first of a text, if that makes a difference.
+def as_ids(ids: Ids) -> list[int] | tuple[int, ...] | np.ndarray:
+    """The ids as the C++ core takes them. Arrays and tensors in main memory are not copied.
+
+    Raises TypeError for what is no sequence of ids.
+    """
+    if isinstance(ids, (list, tuple, np.ndarray)):
+        return ids
+    if hasattr(ids, "__array__") and hasattr(ids, "tolist"):
+        # numpy cannot read a tensor on another device.
+        return np.asarray(ids) if getattr(ids, "is_cpu", True) else np.asarray(ids.tolist())
+    if isinstance(ids, str):
+        raise TypeError("ids: expected a sequence of int, got str")
+    return list(ids)
+
+
+def decoding_tables(definition: TokenizerDefinition) -> tuple[Any, Any]:
+    """The bytes of every id (`_tokenizers.Tokens`), and those it has as the first of a text (None: the same).
 
     Raises ValueError for a decoder that cannot be written so, naming it.
     """
-    tokens = definition.tokens
+    if definition.prepared is not None:
+        prepared = definition.prepared.decoding()
+        if len(prepared[0]) != len(definition.tokens):
+            raise ValueError(
+                "not a sound tokenizer file: section 'decoding.entries': another number of tokens"
+            )
+        return prepared
+    tokens: Any = definition.tokens
     if not definition.decoders:  # tokenizers joins with spaces
-        return [None if t is None else b" " + t for t in tokens], [t or b"" for t in tokens]
-    first: list[bytes] | None = None
+        return tokens.prefixed(b" "), tokens
+    first: Any = None
     fused = False
     for step in definition.decoders:
         options = Options(step, "decoder")
@@ -43,22 +55,13 @@ def decoding_tables(definition: TokenizerDefinition) -> tuple[list[bytes | None]
             case "Fuse":
                 fused = True
             case "ByteFallback":
-                tokens = [None if t is None else _byte_of(t) for t in tokens]
+                tokens = tokens.bytes_of_fallback()
             case "Replace":
-                kind, pattern = options.take_pattern()
-                if kind != "String":
-                    raise ValueError("decoder Replace: only a String is supported")
-                old, new = pattern.encode(), options.take("content", str).encode()
-                tokens = [None if t is None else t.replace(old, new) for t in tokens]
+                tokens = _replaced(tokens, options)
             case "Strip":
                 first = _stripped(tokens, options, fused)
             case "Metaspace":
-                marker, scheme = metaspace_options(options)
-                options.take("split", bool, True)
-                spelled = tokens
-                tokens = [None if t is None else t.replace(marker.encode(), b" ") for t in spelled]
-                if scheme != "never":
-                    first = [(t or b"").replace(marker.encode(), b"") for t in spelled]
+                tokens, first = _metaspace(tokens, options)
             case "WordPiece":
                 tokens, first = _word_piece(tokens, options)
             case "SentencePiece":
@@ -69,45 +72,42 @@ def decoding_tables(definition: TokenizerDefinition) -> tuple[list[bytes | None]
     return tokens, first
 
 
-def _byte_of(token: bytes) -> bytes:
-    match = _BYTE.fullmatch(token)
-    return bytes([int(match[1], 16)]) if match else token
+def _replaced(tokens: Any, options: Options) -> Any:
+    kind, pattern = options.take_pattern()
+    if kind != "String" or not pattern:
+        raise ValueError("decoder Replace: only a String that is not empty is supported")
+    return tokens.replaced(pattern, options.take("content", str))
 
 
-def _stripped(tokens: list[bytes | None], options: Options, fused: bool) -> list[bytes]:
+def _stripped(tokens: Any, options: Options, fused: bool) -> Any:
     """Strip after Fuse: `start` times the content off the start of the text."""
     content, start, stop = options.take("content", str), options.take("start", int), options.take("stop", int)
     if not fused or stop != 0 or start not in (0, 1):
         raise ValueError(f"decoder Strip with start {start} and stop {stop} is not supported")
-    return [(t or b"").removeprefix(content.encode()) if start else t or b"" for t in tokens]
+    return tokens.stripped(content, False) if start else None
 
 
-def _word_piece(tokens: list[bytes | None], options: Options) -> tuple[list[bytes | None], list[bytes]]:
-    prefix, cleans = options.take("prefix", str).encode(), options.take("cleanup", bool)
-
-    def clean(token: bytes) -> bytes:
-        for old, new in _CLEAN_UP.items() if cleans else ():
-            token = token.replace(old, new)
-        return token
-
-    def after_first(token: bytes) -> bytes:
-        return clean(token.removeprefix(prefix) if token.startswith(prefix) else b" " + token)
-
-    return [None if t is None else after_first(t) for t in tokens], [clean(t or b"") for t in tokens]
+def _metaspace(tokens: Any, options: Options) -> tuple[Any, Any]:
+    marker, scheme = metaspace_options(options)
+    options.take("split", bool, True)
+    if not marker:
+        raise ValueError("decoder Metaspace: the replacement is empty")
+    first = tokens.replaced(marker, "") if scheme != "never" else None
+    return tokens.replaced(marker, " "), first
 
 
-def _sentencepiece(
-    tokens: list[bytes | None], options: Options
-) -> tuple[list[bytes | None], list[bytes] | None]:
+def _word_piece(tokens: Any, options: Options) -> tuple[Any, Any]:
+    prefix, cleans = options.take("prefix", str), options.take("cleanup", bool)
+    after_first = tokens.continued_words(prefix)
+    return (after_first.cleaned_up(), tokens.cleaned_up()) if cleans else (after_first, tokens)
+
+
+def _sentencepiece(tokens: Any, options: Options) -> tuple[Any, Any]:
     """sentencepiece's own decoding: markers are spaces, bytes are bytes, unknown has a surface of its own."""
     unknown, surface = options.take("unk_id", (int, type(None))), options.take("unk_surface", bytes)
     strips_one, strips_all = options.take("strip_first", bool), options.take("strip_all", bool)
-    plain = [None if t is None else _byte_of(t.replace("▁".encode(), b" ")) for t in tokens]
-    if unknown is not None:
-        plain[unknown] = surface
-    if not strips_one:
-        return plain, None
-    return plain, [
-        t if i == unknown else t.lstrip(b" ") if strips_all else t.removeprefix(b" ")
-        for i, t in enumerate(t or b"" for t in plain)
-    ]
+    plain = tokens.replaced("▁", " ").bytes_of_fallback()
+    first = plain.stripped(" ", strips_all) if strips_one else None
+    if unknown is None:
+        return plain, first
+    return plain.with_token(unknown, surface), None if first is None else first.with_token(unknown, surface)

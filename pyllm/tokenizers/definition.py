@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from pyllm import _tokenizers
+
 # No vocabulary comes near; bounds what a hostile id can make us allocate.
-MAX_IDS = 1 << 22
+MAX_IDS: int = _tokenizers.most_ids
 
 
-@dataclass(frozen=True)
-class AddedToken:
+class AddedToken(NamedTuple):
     """A string that is found in the text before it is cut into pieces. Flags as in the tokenizers package.
 
     `lstrip`/`rstrip` take the whitespace beside it too, `single_word` wants no word character beside it, `normalized`
@@ -103,9 +104,10 @@ class TokenizerDefinition:
     hidden: ids that text never gives, beside special tokens: control pieces, byte tokens, unused pieces.
     prefix_ids, suffix_ids: what `add_special_tokens=True` puts around the ids.
     chat_template: Jinja source, or several by name.
+    prepared: the file of our own form whose tables are used instead of making them from the rest (`own_file`).
     """
 
-    tokens: list[bytes | None]
+    tokens: Sequence[bytes | None]  # becomes `_tokenizers.Tokens`
     model: Model
     normalizers: tuple[Step, ...] = ()
     pre_tokenizers: tuple[Step, ...] = ()
@@ -117,6 +119,11 @@ class TokenizerDefinition:
     bos_token: str | None = None
     eos_token: str | None = None
     chat_template: str | Mapping[str, str] | None = None
+    prepared: Any = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tokens, _tokenizers.Tokens):
+            object.__setattr__(self, "tokens", _tokenizers.Tokens(self.tokens))
 
 
 BYTE_LEVEL_DECODER: Step = {
@@ -132,35 +139,23 @@ def pattern_step(name: str) -> Step:
     return {"type": "Pattern", "name": name}
 
 
-def byte_ids(ids: Mapping[str, int]) -> tuple[int, ...]:
+def byte_ids(id_of: Callable[[str], int | None]) -> tuple[int, ...]:
     """The ids of <0x00> ... <0xFF>, or () if one is missing."""
-    found = [ids.get(f"<0x{byte:02X}>") for byte in range(256)]
+    found = [id_of(f"<0x{byte:02X}>") for byte in range(256)]
     return tuple(token_id for token_id in found if token_id is not None) if None not in found else ()
 
 
 def tokens_by_id(numbered: Mapping[int, bytes], what: str) -> list[bytes | None]:
     """The list of tokens by id. Raises ValueError, naming `what`, for an id below 0 or beyond any vocabulary."""
     for token_id in numbered:
-        if not 0 <= token_id < MAX_IDS:
-            raise ValueError(f"{what}: expected ids from 0 to {MAX_IDS - 1}, got {token_id}")
+        check_id(token_id, what)
     tokens: list[bytes | None] = [None] * (max(numbered, default=-1) + 1)
     for token_id, token in numbered.items():
         tokens[token_id] = token
     return tokens
 
 
-def merge_ids(merges: Sequence[Any], ids: Mapping[str, int], what: str) -> np.ndarray:
-    """The (n, 3) ids of left, right and merged of merges spelled "left right" or [left, right].
-
-    Raises ValueError, naming `what` and the rank, for an entry that does not join two tokens of `ids` to a third.
-    """
-    rows: list[tuple[int, int, int]] = []
-    try:
-        for entry in merges:
-            left, right = entry.split(" ") if isinstance(entry, str) else entry
-            rows.append((ids[left], ids[right], ids[left + right]))
-    except (KeyError, TypeError, ValueError):
-        wrong = merges[len(rows)]
-        raise ValueError(f"{what}[{len(rows)}]: {wrong!r} does not join two tokens to a third") from None
-    columns = [np.fromiter((row[i] for row in rows), dtype=np.uint32, count=len(rows)) for i in range(3)]
-    return np.stack(columns, axis=1)
+def check_id(token_id: int, what: str) -> None:
+    """Raises ValueError, naming `what`, for an id below 0 or beyond any vocabulary."""
+    if not 0 <= token_id < MAX_IDS:
+        raise ValueError(f"{what}: expected ids from 0 to {MAX_IDS - 1}, got {token_id}")

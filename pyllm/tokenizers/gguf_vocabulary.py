@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from pyllm import _tokenizers
 from pyllm.checkpoints.gguf import read_gguf
-from pyllm.tokenizers.byte_alphabet import unspell
 from pyllm.tokenizers.definition import (
     BYTE_LEVEL_DECODER,
     AddedToken,
@@ -18,7 +18,6 @@ from pyllm.tokenizers.definition import (
     CharacterPairs,
     TokenizerDefinition,
     byte_ids,
-    merge_ids,
     pattern_step,
 )
 from pyllm.tokenizers.files import expect
@@ -68,11 +67,11 @@ def _byte_level(metadata: Mapping[str, Any], pattern: str | None) -> TokenizerDe
     spellings, types = _pieces(metadata)
     added = _added_tokens(spellings, types)
     pre = metadata.get("tokenizer.ggml.pre")
-    merges = _merges(metadata, spellings)
+    vocabulary = _tokenizers.Spellings(spellings)
     steps = (pattern_step(canonical_pattern(pattern)),) if pattern else pre_tokenizers_of(pre)
     definition = TokenizerDefinition(
-        tokens=_tokens(spellings, added),
-        model=BytePairs(merges, ignore_merges=ignores_merges(pre)),
+        tokens=vocabulary.tokens(True, [(token.id, token.content) for token in added]),
+        model=BytePairs(_merges(metadata, vocabulary), ignore_merges=ignores_merges(pre)),
         pre_tokenizers=steps,
         decoders=(BYTE_LEVEL_DECODER,),
         added_tokens=added,
@@ -88,10 +87,12 @@ def _sentencepiece(metadata: Mapping[str, Any], kind: str) -> TokenizerDefinitio
     has_bytes = bool((types == BYTE).any())
     if kind == "gemma4":
         unknown = next(iter(ids_of_type(types, UNKNOWN)), None)
-        bytes_of = byte_ids({names[i]: i for i in ids_of_type(types, BYTE)})
+        bytes_of = byte_ids({names[i]: i for i in ids_of_type(types, BYTE)}.get)
         definition = TokenizerDefinition(
             tokens=[name.encode() for name in names],
-            model=CharacterPairs(_merges(metadata, names), unk_id=unknown, byte_ids=bytes_of),
+            model=CharacterPairs(
+                _merges(metadata, _tokenizers.Spellings(names)), unk_id=unknown, byte_ids=bytes_of
+            ),
         )
     else:
         model = sentencepiece_model(
@@ -166,11 +167,9 @@ def _added_tokens(spellings: list[str], types: np.ndarray) -> list[AddedToken]:
     ]
 
 
-def _merges(metadata: Mapping[str, Any], spellings: list[str]) -> np.ndarray:
-    entries = _strings(metadata, "tokenizer.ggml.merges")
-    ids = {spelling: i for i, spelling in enumerate(spellings)}
-    # Spaces are spelled otherwise, so a space can only stand between the two.
-    return merge_ids(entries, ids, "tokenizer.ggml.merges")
+def _merges(metadata: Mapping[str, Any], vocabulary: Any) -> np.ndarray:
+    """Spaces are spelled otherwise, so a space can only stand between the two."""
+    return vocabulary.merges(_strings(metadata, "tokenizer.ggml.merges"), "tokenizer.ggml.merges")
 
 
 def _with_specials(
@@ -196,17 +195,6 @@ def _with_specials(
 def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
     strings = expect(metadata.get(key), list, key)
     return [expect(string, str, key) for string in strings]
-
-
-def _tokens(spellings: list[str], added: list[AddedToken]) -> list[bytes | None]:
-    verbatim = {token.id for token in added}
-    tokens: list[bytes | None] = []
-    for token_id, spelling in enumerate(spellings):
-        try:
-            tokens.append(spelling.encode() if token_id in verbatim else unspell(spelling))
-        except ValueError:
-            tokens.append(spelling.encode())  # padding entries and the like
-    return tokens
 
 
 def _special_id(metadata: Mapping[str, Any], name: str, vocab_size: int) -> int | None:

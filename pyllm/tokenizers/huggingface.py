@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyllm.tokenizers.byte_alphabet import unspell
+from pyllm import _tokenizers
 from pyllm.tokenizers.components import Options, flatten
 from pyllm.tokenizers.definition import (
     BYTE_LEVEL_DECODER,
@@ -24,11 +24,10 @@ from pyllm.tokenizers.definition import (
     Unigram,
     WordPiece,
     byte_ids,
-    merge_ids,
+    check_id,
     pattern_step,
-    tokens_by_id,
 )
-from pyllm.tokenizers.files import expect, parse_float_in_two_roundings, read_json
+from pyllm.tokenizers.files import expect, parse_json, read_json
 from pyllm.tokenizers.patterns import canonical_pattern
 from pyllm.tokenizers.post_processors import read_surroundings
 
@@ -49,33 +48,46 @@ def load_tokenizer_json(path: Path, pattern: str | None = None) -> TokenizerDefi
     A file of that very name takes bos, eos and chat template from tokenizer_config.json and chat_template.jinja beside
     it. Raises ValueError for a damaged file and for a model, normalizer or pretokenizer that is not supported.
     """
-    document = read_json(path, parse_float_in_two_roundings)
     try:
-        definition = _definition(document, pattern)
+        definition = _definition(_read_document(path.read_bytes()), pattern)
         beside = _read_config(path.parent) if path.name == "tokenizer.json" else _TokenizerConfig()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return _with_config(definition, beside)
 
 
-def _definition(document: dict[str, Any], pattern: str | None) -> TokenizerDefinition:
-    body = expect(document.get("model"), dict, "model")
+class _Document(NamedTuple):
+    """A tokenizer.json whose large lists are in the C++ core already, and null in `rest`."""
+
+    rest: dict[str, Any]
+    vocabulary: Any  # `_tokenizers.Spellings`
+    scores: np.ndarray | None  # of Unigram, by id
+    merges: np.ndarray | None
+
+
+def _read_document(file: bytes) -> _Document:
+    rest, vocabulary, scores, merges = _tokenizers.split_tokenizer_json(file)
+    return _Document(parse_json(rest), vocabulary, scores, merges)
+
+
+def _definition(document: _Document, pattern: str | None) -> TokenizerDefinition:
+    body = expect(document.rest.get("model"), dict, "model")
     kind = body.get("type", "BPE")
-    pre_tokenizers = flatten(document.get("pre_tokenizer"), "pretokenizers")
+    pre_tokenizers = flatten(document.rest.get("pre_tokenizer"), "pretokenizers")
     byte_level = kind == "BPE" and any(step.get("type") == "ByteLevel" for step in pre_tokenizers)
     if pattern:
         if not byte_level:
             raise ValueError("pattern: only byte-level BPE has one")
         pre_tokenizers = (pattern_step(canonical_pattern(pattern)),)
-    entries = expect(document.get("added_tokens") or [], list, "added_tokens")
+    entries = expect(document.rest.get("added_tokens") or [], list, "added_tokens")
     added = [_added_token(entry) for entry in entries]
-    vocabulary = _unigram_vocabulary(body) if kind == "Unigram" else _vocabulary(body)
-    model, hidden = _read_model(kind, body, vocabulary, byte_level)
-    tokens = _tokens(vocabulary, added, byte_level)
+    _check_vocabulary(document, kind)
+    model, hidden = _read_model(kind, body, document, byte_level)
+    tokens = _tokens(document.vocabulary, added, byte_level)
     if isinstance(model, Unigram):
         model = replace(model, scores=np.pad(model.scores, (0, len(tokens) - len(model.scores))))
-    around = read_surroundings(document.get("post_processor"))
-    decoders = flatten(document.get("decoder"), "decoders")
+    around = read_surroundings(document.rest.get("post_processor"))
+    decoders = flatten(document.rest.get("decoder"), "decoders")
     if byte_level and any(step.get("type") != "ByteLevel" for step in decoders):
         raise ValueError(
             f"decoder {[step.get('type') for step in decoders]} is not supported for byte-level BPE"
@@ -83,34 +95,43 @@ def _definition(document: dict[str, Any], pattern: str | None) -> TokenizerDefin
     return TokenizerDefinition(
         tokens=tokens,
         model=model,
-        normalizers=flatten(document.get("normalizer"), "normalizers"),
+        normalizers=flatten(document.rest.get("normalizer"), "normalizers"),
         pre_tokenizers=pre_tokenizers,
         decoders=(BYTE_LEVEL_DECODER,) if byte_level else decoders,
         # Tokens that only added_tokens knows are found before the model sees the text.
-        hidden=(*hidden, *(token.id for token in added if token.content not in vocabulary)),
+        hidden=(*hidden, *(token.id for token in added if document.vocabulary.get(token.content) is None)),
         added_tokens=added,
         prefix_ids=around.prefix,
         suffix_ids=around.suffix,
     )
 
 
+def _check_vocabulary(document: _Document, kind: Any) -> None:
+    unigram = kind == "Unigram"
+    if document.vocabulary is None or unigram != (document.scores is not None):
+        raise ValueError(f"model.vocab: expected {'list' if unigram else 'dict'}")
+    if unigram and not len(document.vocabulary):
+        raise ValueError("model.vocab: it is empty")
+    if unigram and document.vocabulary.has_doubles:
+        raise ValueError("model.vocab: a token occurs twice")
+
+
 def _read_model(
-    kind: Any, body: dict[str, Any], vocabulary: dict[str, int], byte_level: bool
+    kind: Any, body: dict[str, Any], document: _Document, byte_level: bool
 ) -> tuple[Model, tuple[int, ...]]:
     """The model, and the ids that it never gives for text they spell."""
     options = Options({"type": "BPE", **body}, "model")
-    options.take("vocab", (dict, list))
+    options.take("vocab", type(None))
     model: Model
     hidden: tuple[int, ...] = ()
     match kind:
         case "BPE":
-            merges = merge_ids(options.take("merges", list), vocabulary, "model.merges")
-            model = _read_pairs(options, merges, vocabulary, byte_level)
+            model = _read_pairs(options, document, byte_level)
             hidden = model.byte_ids if isinstance(model, CharacterPairs) else ()
         case "Unigram":
-            model = _read_unigram(options, body["vocab"], vocabulary)
+            model = _read_unigram(options, document)
         case "WordPiece":
-            unknown = vocabulary.get(options.take("unk_token", str))
+            unknown = document.vocabulary.get(options.take("unk_token", str))
             if unknown is None:
                 raise ValueError("model WordPiece: unk_token is not in the vocabulary")
             prefix = options.take("continuing_subword_prefix", str)
@@ -121,9 +142,8 @@ def _read_model(
     return model, hidden
 
 
-def _read_pairs(
-    options: Options, merges: np.ndarray, vocabulary: dict[str, int], byte_level: bool
-) -> BytePairs | CharacterPairs:
+def _read_pairs(options: Options, document: _Document, byte_level: bool) -> BytePairs | CharacterPairs:
+    options.take("merges", list if document.merges is None else type(None))
     for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         value = options.take(option, (str, float, int, type(None)), None)
         if value:
@@ -135,90 +155,60 @@ def _read_pairs(
         options.take("byte_fallback", bool, False),
     )
     if byte_level:
-        return BytePairs(merges, ignore_merges)
+        return BytePairs(document.merges, ignore_merges)
     return CharacterPairs(
-        merges,
+        document.merges,
         ignore_merges=ignore_merges,
-        unk_id=vocabulary.get(unk_token) if unk_token is not None else None,
+        unk_id=document.vocabulary.get(unk_token) if unk_token is not None else None,
         fuse_unk=fuse_unk,
-        byte_ids=byte_ids(vocabulary) if byte_fallback else (),
+        byte_ids=byte_ids(document.vocabulary.get) if byte_fallback else (),
     )
 
 
-def _read_unigram(options: Options, entries: list[Any], vocabulary: dict[str, int]) -> Unigram:
-    scores = np.array([float(expect(entry[1], (int, float), "model.vocab")) for entry in entries])
+def _read_unigram(options: Options, document: _Document) -> Unigram:
+    scores = document.scores
     unk_id = options.take("unk_id", (int, type(None)), None)
-    if unk_id is not None and not 0 <= unk_id < len(entries):
+    if scores is None or (unk_id is not None and not 0 <= unk_id < len(scores)):
         raise ValueError(f"model Unigram: unk_id {unk_id} is not in the vocabulary")
+    fallback = options.take("byte_fallback", bool, False)
     return Unigram(
         scores,
         (float(scores.min()), float(scores.max())),
         unk_id,
-        byte_ids=byte_ids(vocabulary) if options.take("byte_fallback", bool, False) else (),
+        byte_ids=byte_ids(document.vocabulary.get) if fallback else (),
         double_precision=True,
     )
 
 
-def _unigram_vocabulary(body: dict[str, Any]) -> dict[str, int]:
-    entries = expect(body.get("vocab"), list, "model.vocab")
-    vocabulary: dict[str, int] = {}
-    for i, entry in enumerate(entries):
-        if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
-            raise ValueError(f"model.vocab[{i}]: expected [token, score]")
-        if vocabulary.setdefault(entry[0], i) != i:
-            raise ValueError(f"model.vocab[{i}]: the token {entry[0]!r} occurs twice")
-    if not entries:
-        raise ValueError("model.vocab: it is empty")
-    return vocabulary
-
-
-def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
-    vocabulary = expect(model.get("vocab"), dict, "model.vocab")
-    wrong = next((spelling for spelling, token_id in vocabulary.items() if type(token_id) is not int), None)
-    if wrong is not None:
-        raise ValueError(f"model.vocab[{wrong!r}]: expected int, got {type(vocabulary[wrong]).__name__}")
-    return vocabulary
+_ADDED = AddedToken.__annotations__.keys()
+_ADDED_TYPES = [str, int, *[bool] * 5]
 
 
 def _added_token(entry: Any) -> AddedToken:
-    fields = expect(entry, dict, "added_tokens")
-    content = expect(fields.get("content"), str, "added_tokens: content")
+    stated = expect(entry, dict, "added_tokens")
+    values = [stated.get(name, False) for name in _ADDED]
+    content, token_id = values[:2]
+    for name, value, kind in zip(_ADDED, values, _ADDED_TYPES, strict=True):
+        if type(value) is not kind:
+            raise ValueError(
+                f"added_tokens: {name} of {content!r}: expected {kind.__name__}, got {type(value).__name__}"
+            )
     if not content:
         raise ValueError("added_tokens: content is empty")
-    flags = ("special", "lstrip", "rstrip", "single_word", "normalized")
-    return AddedToken(
-        content,
-        expect(fields.get("id"), int, f"added_tokens: id of {content!r}"),
-        **{
-            flag: expect(fields.get(flag, False), bool, f"added_tokens: {flag} of {content!r}")
-            for flag in flags
-        },
-    )
+    check_id(token_id, "added_tokens: id")
+    return AddedToken._make(values)
 
 
-def _tokens(vocabulary: dict[str, int], added: list[AddedToken], byte_level: bool) -> list[bytes | None]:
-    numbered: dict[int, bytes] = {}
-    contents = {token.content for token in added}
-    for spelling, token_id in vocabulary.items():
-        if token_id in numbered:
-            raise ValueError(f"model.vocab: id {token_id} stands for two tokens")
-        verbatim = not byte_level or spelling in contents
-        numbered[token_id] = spelling.encode("utf-8", "replace") if verbatim else _bytes_of(spelling)
+def _tokens(vocabulary: Any, added: list[AddedToken], byte_level: bool) -> Any:
     for token in added:
-        if vocabulary.get(token.content, token.id) != token.id:
+        if (token_id := vocabulary.get(token.content)) not in (None, token.id):
             raise ValueError(
-                f"added_tokens: {token.content!r} has id {token.id}, but the vocabulary says otherwise"
+                f"added_tokens: {token.content!r} has id {token.id}, but {token_id} in the vocabulary"
             )
-        if numbered.setdefault(token.id, token.content.encode()) != token.content.encode():
-            raise ValueError(f"added_tokens: id {token.id} of {token.content!r} stands for another token too")
-    return tokens_by_id(numbered, "model.vocab")
-
-
-def _bytes_of(spelling: str) -> bytes:
     try:
-        return unspell(spelling)
-    except ValueError:
-        return spelling.encode("utf-8", "replace")  # what tokenizers decodes it to; no text is encoded to it
+        return vocabulary.tokens(byte_level, [(token.id, token.content) for token in added])
+    except ValueError as error:
+        raise ValueError(f"model.vocab: {error}") from None
 
 
 def _read_config(folder: Path) -> _TokenizerConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def _document(definition: TokenizerDefinition, merges: np.ndarray) -> dict[str, 
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            asdict(token) for token in sorted(definition.added_tokens, key=lambda token: token.id)
+            token._asdict() for token in sorted(definition.added_tokens, key=lambda token: token.id)
         ],
         "normalizer": _component(definition.normalizers, "normalizers"),
         "pre_tokenizer": _component(_pre_tokenizers(definition.pre_tokenizers), "pretokenizers"),

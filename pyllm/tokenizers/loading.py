@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pyllm.tokenizers.definition import TokenizerDefinition
+from pyllm.tokenizers.own_file import SUFFIX, is_own_file, load_own_file
 
 # Files that hold a folder's tokenizer, best first.
 _NAMES = (
@@ -25,6 +26,10 @@ def load_definition(
     if not path.exists():
         raise FileNotFoundError(f"path: no such file or folder: {str(path)!r}")
     file = _file_in(path) if path.is_dir() else path
+    if is_own_file(file):
+        if pattern is not None or special_tokens is not None:
+            raise ValueError(f"pattern, special_tokens: {file.name} has its own")
+        return load_own_file(file)
     if file.suffix == ".tiktoken" or (_is_model(file) and _is_ranked(file)):
         from pyllm.tokenizers.tiktoken_file import load_tiktoken
 
@@ -78,4 +83,7 @@ def _file_in(folder: Path) -> Path:
     for name in _NAMES:
         if (folder / name).is_file():
             return folder / name
+    own = sorted(folder.glob(f"*{SUFFIX}"))
+    if len(own) == 1:
+        return own[0]
     raise ValueError(f"path: no tokenizer.json in folder {str(folder)!r}, nor another tokenizer's file")

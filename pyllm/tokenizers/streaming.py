@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Callable
+from typing import Any
 
 
 class StreamDecoder:
@@ -13,21 +12,14 @@ class StreamDecoder:
     `decode(ids)`. Each push costs time in its own token only.
     """
 
-    def __init__(self, token_bytes: Callable[[list[int], bool], bytes]) -> None:
-        """token_bytes: the bytes of a list of ids; the flag says that they start the text."""
-        self._token_bytes = token_bytes
-        self._first = True
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    def __init__(self, core: Any) -> None:
+        """core: `_tokenizers.StreamDecoder`."""
+        self._core = core
 
     def push(self, token_id: int) -> str:
         """The text that this token completes, perhaps "". Raises ValueError for an id without token."""
-        text = self._decoder.decode(self._token_bytes([token_id], self._first))
-        self._first = False
-        return text
+        return self._core.push(token_id)
 
     def finish(self) -> str:
         """What is left: U+FFFD where the last character is incomplete. The decoder starts afresh."""
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        self._first = True
-        return rest
+        return self._core.finish()

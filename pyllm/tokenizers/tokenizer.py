@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pyllm.tokenizers.components import build_encoding, known_pattern
-from pyllm.tokenizers.decoding import decoding_tables
+from pyllm.tokenizers.decoding import Ids, as_ids, decoding_tables
 from pyllm.tokenizers.definition import TokenizerDefinition
 from pyllm.tokenizers.streaming import StreamDecoder
 from pyllm.tokenizers.threads import thread_count
@@ -116,7 +116,7 @@ class Tokenizer:
         """Loads a tokenizer from a file, or from a folder that holds one under its usual name.
 
         path: tokenizer.json, *.tiktoken, *.model (SentencePiece, or tiktoken's form as Llama 3 has it), *.gguf,
-            vocab.txt (WordPiece), tekken.json, or vocab.json with merges.txt beside it.
+            vocab.txt (WordPiece), tekken.json, *.pyllm-tokenizer, or vocab.json with merges.txt beside it.
         pattern: replaces the file's pretokenizer (byte-level BPE only); needed for .tiktoken files other than OpenAI's.
         special_tokens: for .tiktoken files only: name -> id, or names that get the ids after the last rank.
 
@@ -214,29 +214,67 @@ class Tokenizer:
         around = len(self._definition.prefix_ids) + len(self._definition.suffix_ids)
         return self._encoding.count(text, options) + (around if add_special_tokens else 0)
 
-    def decode(
-        self, ids: Iterable[int], *, errors: str = "replace", skip_special_tokens: bool = False
-    ) -> str:
-        """The text of the ids; `errors` says what becomes of bytes that are not UTF-8, as in bytes.decode.
+    def count_until(
+        self,
+        text: str | bytes,
+        limit: int,
+        *,
+        add_special_tokens: bool = False,
+        allowed_special: Specials = (),
+        disallowed_special: Specials = "all",
+    ) -> int | None:
+        """count(text) if it is at most `limit`, else None.
 
-        Raises ValueError for an id without token, naming it.
+        The rest of the text is then not encoded, where the pretokenizer is one of the known ones or cuts the text into
+        pieces; but it is searched for special tokens and, where the tokenizer normalizes, normalized.
         """
-        numbers = _as_list(ids)
-        if skip_special_tokens:
-            special = set(self.special_tokens.values())
-            numbers = [token_id for token_id in numbers if token_id not in special]
-        return self.decode_bytes(numbers).decode("utf-8", errors)
+        if isinstance(limit, bool) or not isinstance(limit, int):
+            raise TypeError(f"limit: expected int, got {type(limit).__name__}")
+        if limit < 0:
+            raise ValueError(f"limit: expected 0 or more, got {limit}")
+        options = self._checked_options([text], allowed_special, disallowed_special)
+        around = (
+            len(self._definition.prefix_ids) + len(self._definition.suffix_ids) if add_special_tokens else 0
+        )
+        if around > limit:
+            return None
+        count = self._encoding.count_until(text, options, min(limit - around, 1 << 62))
+        return None if count is None else count + around
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of the ids. Raises ValueError for an id without token, naming it."""
-        return self._encoding.decode(_as_list(ids), True)
+    def decode(self, ids: Ids, *, errors: str = "replace", skip_special_tokens: bool = False) -> str:
+        """The text of the ids.
 
-    def decode_with_offsets(self, ids: Iterable[int]) -> tuple[str, list[int]]:
+        ids: a list, tuple or iterable of int, or an array or tensor of integers with one dimension.
+        errors: what becomes of bytes that are not UTF-8, as in bytes.decode.
+        skip_special_tokens: as if special tokens were not among the ids.
+
+        Raises ValueError for an id without token, naming it, and TypeError for what is no sequence of integers.
+        """
+        return self._encoding.decode_to_text(as_ids(ids), errors, skip_special_tokens)
+
+    def decode_batch(
+        self,
+        rows: Iterable[Ids],
+        *,
+        errors: str = "replace",
+        skip_special_tokens: bool = False,
+        num_threads: int | None = None,
+    ) -> list[str]:
+        """`decode` of every row, on `num_threads` threads (default: as many as this process may use)."""
+        return self._encoding.decode_batch(
+            [as_ids(row) for row in rows], errors, skip_special_tokens, thread_count(num_threads)
+        )
+
+    def decode_bytes(self, ids: Ids) -> bytes:
+        """The bytes of the ids, see `decode`."""
+        return self._encoding.decode(as_ids(ids))
+
+    def decode_with_offsets(self, ids: Ids) -> tuple[str, list[int]]:
         """The text, and for every id the index of the first character that has bytes of its token.
 
         Raises ValueError for an id without token, and UnicodeDecodeError if the bytes are not UTF-8.
         """
-        parts = [self._encoding.decode([token_id], i == 0) for i, token_id in enumerate(_as_list(ids))]
+        parts = [self._encoding.decode([token_id], i == 0) for i, token_id in enumerate(as_ids(ids))]
         offsets, length = [], 0
         for part in parts:
             continues = bool(part) and 0x80 <= part[0] < 0xC0
@@ -244,19 +282,28 @@ class Tokenizer:
             length += sum(not 0x80 <= byte < 0xC0 for byte in part)
         return b"".join(parts).decode("utf-8"), offsets
 
-    def stream_decoder(self) -> StreamDecoder:
+    def stream_decoder(self, *, skip_special_tokens: bool = False) -> StreamDecoder:
         """A decoder to push ids into one by one, that never shows a broken character."""
-        return StreamDecoder(self._encoding.decode)
+        return StreamDecoder(self._encoding.stream_decoder(skip_special_tokens))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a tokenizer.json that Hugging Face's tokenizers loads with equal ids.
+        """Writes the tokenizer as tokenizer.json or in our own form.
 
-        `path` is the file (*.json) or a folder. Beside a file named tokenizer.json there will be a
-        tokenizer_config.json with bos, eos and chat template, which transformers reads.
+        *.pyllm-tokenizer: our own form, for every kind of tokenizer, which loads in milliseconds and whose pages
+            processes share.
+        *.json, or a folder for tokenizer.json: Hugging Face's tokenizers loads it with equal ids. Beside a file named
+            tokenizer.json there will be a tokenizer_config.json with bos, eos and chat template, which transformers
+            reads.
+
+        Raises ValueError for what tokenizer.json cannot hold.
         """
         from pyllm.tokenizers.huggingface_save import save_tokenizer
+        from pyllm.tokenizers.own_file import SUFFIX, save_own_file
 
-        save_tokenizer(self._current_definition(), self._encoding.merges(), Path(path))
+        if Path(path).suffix == SUFFIX:
+            save_own_file(self._current_definition(), self._encoding, Path(path))
+        else:
+            save_tokenizer(self._current_definition(), self._encoding.merges(), Path(path))
 
     def apply_chat_template(
         self,
@@ -303,8 +350,10 @@ class Tokenizer:
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, pattern={self.pattern!r})"
 
-    def __reduce__(self) -> tuple[type[Tokenizer], tuple[TokenizerDefinition]]:
-        return type(self), (self._current_definition(),)
+    def __reduce__(self) -> tuple[Any, tuple[type[Tokenizer], bytes]]:
+        from pyllm.tokenizers.own_file import to_bytes
+
+        return _unpickled, (type(self), to_bytes(self._current_definition()))
 
     def _current_definition(self) -> TokenizerDefinition:
         return replace(
@@ -382,6 +431,12 @@ class Tokenizer:
         return chosen
 
 
+def _unpickled(kind: type[Tokenizer], file: bytes) -> Tokenizer:
+    from pyllm.tokenizers.own_file import from_bytes
+
+    return kind(from_bytes(file))
+
+
 def _in_characters(offsets: np.ndarray, text: str | bytes) -> np.ndarray:
     """Byte offsets as character offsets; a part of a character counts as all of it."""
     if isinstance(text, str):
@@ -390,14 +445,3 @@ def _in_characters(offsets: np.ndarray, text: str | bytes) -> np.ndarray:
     before = np.concatenate([[0], np.cumsum(starts)])  # characters that start before each byte
     begin = before[np.minimum(offsets[:, 0] + 1, len(starts))] - (offsets[:, 0] < len(starts))
     return np.stack([begin, before[offsets[:, 1]]], axis=1).astype(np.int64)
-
-
-def _as_list(ids: Iterable[int]) -> list[int]:
-    """Arrays and tensors become numbers in one go."""
-    if isinstance(ids, list):
-        return ids
-    to_list = getattr(ids, "tolist", None)
-    numbers = to_list() if to_list else list(ids)
-    if not isinstance(numbers, list):
-        raise TypeError(f"ids: expected a sequence of int, got {type(ids).__name__}")
-    return numbers

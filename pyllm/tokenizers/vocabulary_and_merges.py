@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pyllm.tokenizers.byte_alphabet import unspell
+from pyllm import _tokenizers
 from pyllm.tokenizers.definition import (
     BYTE_LEVEL_DECODER,
     AddedToken,
     BytePairs,
     Step,
     TokenizerDefinition,
-    merge_ids,
+    check_id,
     pattern_step,
-    tokens_by_id,
 )
 from pyllm.tokenizers.files import expect, read_json
 from pyllm.tokenizers.patterns import canonical_pattern
@@ -48,50 +47,45 @@ def load_vocabulary_and_merges(path: Path, pattern: str | None = None) -> Tokeni
     kind = expect(config.get("tokenizer_class", "GPT2Tokenizer"), str, f"{config_file}: tokenizer_class")
     if kind not in _CLASSES and pattern is None:
         raise ValueError(f"{config_file}: tokenizer_class {kind!r} is not known here; pass pattern=")
-    vocabulary = read_json(vocabulary_file)
     try:
+        vocabulary = _tokenizers.vocabulary_json(vocabulary_file.read_bytes())
         return _definition(vocabulary, merges_file, config, pattern)
     except ValueError as error:
         raise ValueError(f"{vocabulary_file}: {error}") from error
 
 
 def _definition(
-    vocabulary: dict[str, Any], merges_file: Path, config: dict[str, Any], pattern: str | None
+    vocabulary: Any, merges_file: Path, config: dict[str, Any], pattern: str | None
 ) -> TokenizerDefinition:
     known, nfc, first, last = _CLASSES.get(str(config.get("tokenizer_class")), ("gpt2", False, None, None))
-    for spelling, token_id in vocabulary.items():
-        expect(token_id, int, f"the id of {spelling!r}")
     added = _added_tokens(vocabulary, config)
     contents = {token.content for token in added}
-    numbered = {
-        i: spelling.encode() if spelling in contents else unspell(spelling)
-        for spelling, i in vocabulary.items()
-    }
-    numbered.update({token.id: token.content.encode() for token in added})
     lines = merges_file.read_text(encoding="utf-8").split("\n")
     merges = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
     normalizers: tuple[Step, ...] = ({"type": "NFC"},) if nfc else ()
     eos = config.get("eos_token", "<|endoftext|>")
     eos = eos.get("content") if isinstance(eos, dict) else eos
+    first_id, last_id = (None if name is None else vocabulary.get(name) for name in (first, last))
     return TokenizerDefinition(
-        tokens=tokens_by_id(numbered, "vocabulary"),
-        model=BytePairs(merge_ids(merges, vocabulary, merges_file.name)),
+        tokens=vocabulary.tokens(True, [(token.id, token.content) for token in added]),
+        model=BytePairs(vocabulary.merges(merges, merges_file.name)),
         normalizers=normalizers,
         pre_tokenizers=(pattern_step(canonical_pattern(pattern or known)),),
         decoders=(BYTE_LEVEL_DECODER,),
         added_tokens=added,
-        prefix_ids=(vocabulary[first],) if first in vocabulary else (),
-        suffix_ids=(vocabulary[last],) if last in vocabulary else (),
-        bos_token=first if first in vocabulary else None,
+        prefix_ids=() if first_id is None else (first_id,),
+        suffix_ids=() if last_id is None else (last_id,),
+        bos_token=None if first_id is None else first,
         eos_token=eos if eos in contents else None,
     )
 
 
-def _added_tokens(vocabulary: dict[str, Any], config: dict[str, Any]) -> list[AddedToken]:
+def _added_tokens(vocabulary: Any, config: dict[str, Any]) -> list[AddedToken]:
     """Those that tokenizer_config.json lists; without it the well-known ones of the vocabulary."""
     listed = config.get("added_tokens_decoder")
     if listed is None:
-        return [AddedToken(name, vocabulary[name]) for name in _KNOWN_SPECIAL if name in vocabulary]
+        found = ((name, vocabulary.get(name)) for name in _KNOWN_SPECIAL)
+        return [AddedToken(name, token_id) for name, token_id in found if token_id is not None]
     added = []
     flags = ("special", "lstrip", "rstrip", "single_word", "normalized")
     for key, entry in expect(listed, dict, "added_tokens_decoder").items():
@@ -102,5 +96,6 @@ def _added_tokens(vocabulary: dict[str, Any], config: dict[str, Any]) -> list[Ad
             flag: expect(fields.get(flag, False), bool, f"added_tokens_decoder: {flag}") for flag in flags
         }
         content = expect(fields.get("content"), str, "added_tokens_decoder: content")
+        check_id(int(key), "added_tokens_decoder")
         added.append(AddedToken(content, int(key), **values))
     return added

@@ -32,7 +32,7 @@ def write_json(folder: Path, **parts: Any) -> Path:
 )
 def test_half_a_character_in_a_step(step: dict[str, Any], tmp_path: Path) -> None:
     """JSON spells lone surrogates; they have no UTF-8."""
-    with pytest.raises(ValueError, match=r"tokenizer\.json: pre_tokenizer"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json: .*surrogate"):
         Tokenizer.from_file(write_json(tmp_path, pre_tokenizer=step))
 
 
