@@ -102,7 +102,8 @@ class TokenizerDefinition:
         themselves, the other models what the vocabulary spells.
     normalizers, pre_tokenizers, decoders: the steps in order.
     hidden: ids that text never gives, beside special tokens: control pieces, byte tokens, unused pieces.
-    prefix_ids, suffix_ids: what `add_special_tokens=True` puts around the ids.
+    prefix_ids, suffix_ids: what `add_special_tokens=True` puts around the ids of one text.
+    post_processors: the steps of a tokenizer.json that do it, for pairs too; () where there is none.
     chat_template: Jinja source, or several by name.
     prepared: the file of our own form whose tables are used instead of making them from the rest (`own_file`).
     """
@@ -116,6 +117,7 @@ class TokenizerDefinition:
     added_tokens: list[AddedToken] = field(default_factory=list)
     prefix_ids: tuple[int, ...] = ()
     suffix_ids: tuple[int, ...] = ()
+    post_processors: tuple[Step, ...] = ()
     bos_token: str | None = None
     eos_token: str | None = None
     chat_template: str | Mapping[str, str] | None = None

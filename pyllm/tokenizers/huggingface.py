@@ -29,7 +29,7 @@ from pyllm.tokenizers.definition import (
 )
 from pyllm.tokenizers.files import expect, parse_json, read_json
 from pyllm.tokenizers.patterns import canonical_pattern
-from pyllm.tokenizers.post_processors import read_surroundings
+from pyllm.tokenizers.post_processors import parse_post_processor, surroundings
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -86,7 +86,8 @@ def _definition(document: _Document, pattern: str | None) -> TokenizerDefinition
     tokens = _tokens(document.vocabulary, added, byte_level)
     if isinstance(model, Unigram):
         model = replace(model, scores=np.pad(model.scores, (0, len(tokens) - len(model.scores))))
-    around = read_surroundings(document.rest.get("post_processor"))
+    post_processors, post_processor = parse_post_processor(document.rest.get("post_processor"))
+    prefix_ids, suffix_ids = surroundings(post_processor)
     decoders = flatten(document.rest.get("decoder"), "decoders")
     if byte_level and any(step.get("type") != "ByteLevel" for step in decoders):
         raise ValueError(
@@ -101,8 +102,9 @@ def _definition(document: _Document, pattern: str | None) -> TokenizerDefinition
         # Tokens that only added_tokens knows are found before the model sees the text.
         hidden=(*hidden, *(token.id for token in added if document.vocabulary.get(token.content) is None)),
         added_tokens=added,
-        prefix_ids=around.prefix,
-        suffix_ids=around.suffix,
+        prefix_ids=prefix_ids,
+        suffix_ids=suffix_ids,
+        post_processors=post_processors,
     )
 
 

@@ -22,6 +22,7 @@ from pyllm.tokenizers.definition import (
 )
 from pyllm.tokenizers.files import write_atomically
 from pyllm.tokenizers.patterns import PATTERNS
+from pyllm.tokenizers.post_processors import Part, read_post_processor
 
 
 def save_tokenizer(definition: TokenizerDefinition, merges: np.ndarray, path: Path) -> None:
@@ -137,21 +138,25 @@ def _pre_tokenizers(steps: Sequence[Step]) -> tuple[Step, ...]:
 
 
 def _post_processor(definition: TokenizerDefinition, spellings: Mapping[int, str]) -> dict[str, Any] | None:
+    if definition.post_processors:
+        return _component(definition.post_processors, "processors")
     if not definition.prefix_ids and not definition.suffix_ids:
         return dict(BYTE_LEVEL_DECODER) if isinstance(definition.model, BytePairs) else None
-    names = {token_id: spellings[token_id] for token_id in (*definition.prefix_ids, *definition.suffix_ids)}
+    processor = read_post_processor(definition)
+    names = {token_id: spellings[token_id] for part in processor.pair for token_id in part.ids}
 
-    def around(sequence: str, type_id: int) -> list[dict[str, Any]]:
-        def special(token_id: int) -> dict[str, Any]:
-            return {"SpecialToken": {"id": names[token_id], "type_id": type_id}}
-
-        middle = {"Sequence": {"id": sequence, "type_id": type_id}}
-        return [*map(special, definition.prefix_ids), middle, *map(special, definition.suffix_ids)]
+    def pieces(parts: Sequence[Part]) -> list[dict[str, Any]]:
+        result = []
+        for text, ids, type_id in parts:
+            if text is not None:
+                result.append({"Sequence": {"id": "AB"[text], "type_id": type_id}})
+            result += [{"SpecialToken": {"id": names[token_id], "type_id": type_id}} for token_id in ids]
+        return result
 
     template = {
         "type": "TemplateProcessing",
-        "single": around("A", 0),
-        "pair": [*around("A", 0), *around("B", 1)],
+        "single": pieces(processor.single),
+        "pair": pieces(processor.pair),
         "special_tokens": {n: {"id": n, "ids": [i], "tokens": [n]} for i, n in names.items()},
     }
     if not isinstance(definition.model, BytePairs):

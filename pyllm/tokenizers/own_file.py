@@ -32,6 +32,7 @@ from pyllm.tokenizers.definition import (
 )
 from pyllm.tokenizers.files import expect, parse_json, write_atomically
 from pyllm.tokenizers.patterns import canonical_pattern
+from pyllm.tokenizers.post_processors import parse_steps
 
 SUFFIX = ".pyllm-tokenizer"
 MAGIC = b"PYLLMTOK"
@@ -142,6 +143,10 @@ def _checked(name: str, value: Any) -> Any:
         for step in steps:
             if step.get("type") == "Pattern":
                 canonical_pattern(expect(step.get("name"), str, name))
+        return tuple(steps)
+    if name == "post_processors":
+        steps = [expect(step, dict, name) for step in expect(value, list, name)]
+        parse_steps(steps)
         return tuple(steps)
     if name in _IDS:
         ids = [expect(token_id, int, name) for token_id in expect(value, list, name)]

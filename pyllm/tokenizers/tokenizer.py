@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,26 +13,31 @@ import numpy as np
 
 from pyllm.tokenizers.components import build_encoding, known_pattern
 from pyllm.tokenizers.decoding import Ids, as_ids, decoding_tables
-from pyllm.tokenizers.definition import TokenizerDefinition
+from pyllm.tokenizers.definition import BytePairs, TokenizerDefinition
+from pyllm.tokenizers.model_inputs import ModelInputs, Text, listed
+from pyllm.tokenizers.offsets import in_characters
 from pyllm.tokenizers.streaming import StreamDecoder
 from pyllm.tokenizers.threads import thread_count
+from pyllm.tokenizers.token_lookup import Specials
+from pyllm.tokenizers.unstable import completions, split_unstable
 
 if TYPE_CHECKING:
+    import torch
+
     from pyllm.tokenizers.chat import RenderedChat
     from pyllm.tokenizers.training import Progress, TextSources
 
-Specials = Literal["all"] | Collection[str]
 
-
-class Tokenizer:
+class Tokenizer(ModelInputs):
     """Text to ids and back, with the ids of tiktoken, sentencepiece and Hugging Face's tokenizers: byte-level BPE,
     SentencePiece's BPE, Unigram and WordPiece.
 
     Make one with `Tokenizer.train` or `Tokenizer.from_file`. Threads may share it; it can be pickled and copied.
 
-    Text is str or bytes. Any bytes can be encoded. Byte-level BPE decodes them to themselves unless it normalizes
-    (Qwen) or its vocabulary lacks a byte (SmolLM2 has no 0xF1), which is then left out as tokenizers does. Lone
-    surrogates in a str, which have no bytes, become U+FFFD as in tiktoken.
+    Text is str, bytes, or another buffer of bytes (bytearray, memoryview, numpy). Any bytes can be encoded. Byte-level
+    BPE decodes them to themselves unless it normalizes (Qwen) or its vocabulary lacks a byte (SmolLM2 has no 0xF1),
+    which is then left out as tokenizers does. Lone surrogates in a str, which have no bytes, become U+FFFD as in
+    tiktoken.
 
     Attributes:
         vocab_size: the largest id + 1.
@@ -132,7 +138,7 @@ class Tokenizer:
 
     def encode(
         self,
-        text: str | bytes,
+        text: Text,
         *,
         add_special_tokens: bool = False,
         allowed_special: Specials = (),
@@ -150,7 +156,7 @@ class Tokenizer:
 
     def encode_batch(
         self,
-        texts: Sequence[str | bytes],
+        texts: Iterable[Text],
         *,
         add_special_tokens: bool = False,
         allowed_special: Specials = (),
@@ -158,16 +164,14 @@ class Tokenizer:
         num_threads: int | None = None,
     ) -> list[list[int]]:
         """`encode` of every text, on `num_threads` threads (default: as many as this process may use)."""
-        if isinstance(texts, (str, bytes)):
-            raise TypeError(f"texts: expected a sequence of texts, got {type(texts).__name__}")
-        texts = list(texts)
-        options = self._checked_options(texts, allowed_special, disallowed_special)
-        rows = self._encoding.encode_batch(texts, options, thread_count(num_threads))
+        rows = listed(texts, "texts")
+        options = self._checked_options(rows, allowed_special, disallowed_special)
+        rows = self._encoding.encode_batch(rows, options, thread_count(num_threads))
         return [self._surround(row, add_special_tokens) for row in rows]
 
     def encode_to_numpy(
         self,
-        text: str | bytes,
+        text: Text,
         *,
         add_special_tokens: bool = False,
         allowed_special: Specials = (),
@@ -181,9 +185,67 @@ class Tokenizer:
         prefix, suffix = self._definition.prefix_ids, self._definition.suffix_ids
         return np.concatenate([np.array(prefix, np.uint32), ids, np.array(suffix, np.uint32)])
 
+    def encode_batch_to_numpy(
+        self,
+        texts: Iterable[Text],
+        *,
+        add_special_tokens: bool = False,
+        allowed_special: Specials = (),
+        disallowed_special: Specials = "all",
+        num_threads: int | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all texts in one array (tokens,) uint32, and where each begins: (texts + 1,) int64.
+
+        Text i has the ids `ids[borders[i] : borders[i + 1]]`; no lists in between.
+        """
+        rows = listed(texts, "texts")
+        options = self._checked_options(rows, allowed_special, disallowed_special)
+        around = (
+            (self._definition.prefix_ids, self._definition.suffix_ids) if add_special_tokens else ((), ())
+        )
+        return self._encoding.encode_batch_flat(rows, options, thread_count(num_threads), *around)
+
+    def encode_to_torch(self, text: Text, **options: Any) -> torch.Tensor:
+        """`encode_to_numpy` as a tensor (tokens,) int32 that shares its memory; embeddings take int32 as it is."""
+        import torch
+
+        return torch.from_numpy(self.encode_to_numpy(text, **options).view(np.int32))
+
+    def encode_ordinary(self, text: Text) -> list[int]:
+        """The ids of a text in which special tokens are plain text."""
+        return self.encode(text, disallowed_special=())
+
+    def encode_ordinary_batch(
+        self, texts: Iterable[Text], *, num_threads: int | None = None
+    ) -> list[list[int]]:
+        """`encode_ordinary` of every text."""
+        return self.encode_batch(texts, disallowed_special=(), num_threads=num_threads)
+
+    def encode_piece(self, piece: Text) -> list[int]:
+        """The ids that the model gives for the bytes as one piece: nothing is normalized, cut or looked for in them."""
+        return self._encoding.encode_piece(piece)
+
+    def encode_with_unstable(
+        self, text: Text, *, allowed_special: Specials = (), disallowed_special: Specials = "all"
+    ) -> tuple[list[int], list[list[int]]]:
+        """The ids that stay whatever follows the text, and all runs of ids that the rest can become, sorted.
+
+        As in tiktoken. Raises ValueError where it cannot be told: models other than byte-level BPE, and normalizers.
+        """
+        if not isinstance(self._definition.model, BytePairs) or self._definition.normalizers:
+            raise ValueError("encode_with_unstable: only for byte-level BPE without normalizers")
+        options = self._checked_options([text], allowed_special, disallowed_special)
+        ids, _, pieces = self._encoding.encode_with_offsets(text, options)
+        added = len(ids) == 0 or int(ids[-1]) in self._added_ids
+        last_piece = 0 if added else int(np.count_nonzero(pieces == pieces[-1]))
+        stable, unstable = split_unstable(ids.tolist(), last_piece, self)
+        if not unstable:
+            return stable, []
+        return stable, sorted(map(list, completions(unstable, self._sorted_tokens, self)))
+
     def encode_with_offsets(
         self,
-        text: str | bytes,
+        text: Text,
         *,
         unit: Literal["characters", "bytes"] = "characters",
         allowed_special: Specials = (),
@@ -199,11 +261,11 @@ class Tokenizer:
             raise ValueError(f"unit: expected 'characters' or 'bytes', got {unit!r}")
         options = self._checked_options([text], allowed_special, disallowed_special)
         ids, offsets, _ = self._encoding.encode_with_offsets(text, options)
-        return ids.tolist(), offsets if unit == "bytes" else _in_characters(offsets, text)
+        return ids.tolist(), offsets if unit == "bytes" else in_characters(offsets, text)
 
     def count(
         self,
-        text: str | bytes,
+        text: Text,
         *,
         add_special_tokens: bool = False,
         allowed_special: Specials = (),
@@ -216,7 +278,7 @@ class Tokenizer:
 
     def count_until(
         self,
-        text: str | bytes,
+        text: Text,
         limit: int,
         *,
         add_special_tokens: bool = False,
@@ -268,6 +330,10 @@ class Tokenizer:
     def decode_bytes(self, ids: Ids) -> bytes:
         """The bytes of the ids, see `decode`."""
         return self._encoding.decode(as_ids(ids))
+
+    def decode_bytes_batch(self, rows: Iterable[Ids]) -> list[bytes]:
+        """`decode_bytes` of every row."""
+        return [self.decode_bytes(ids) for ids in rows]
 
     def decode_with_offsets(self, ids: Ids) -> tuple[str, list[int]]:
         """The text, and for every id the index of the first character that has bytes of its token.
@@ -347,6 +413,15 @@ class Tokenizer:
     def eos_token_id(self) -> int | None:
         return self.special_tokens.get(self.eos_token) if self.eos_token else None
 
+    @property
+    def eot_token(self) -> int:
+        """The id of `<|endoftext|>`. Raises KeyError if there is none."""
+        return self.special_tokens["<|endoftext|>"]
+
+    @cached_property
+    def _sorted_tokens(self) -> list[bytes]:
+        return self.token_byte_values()
+
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, pattern={self.pattern!r})"
 
@@ -394,54 +469,8 @@ class Tokenizer:
             return ids
         return [*self._definition.prefix_ids, *ids, *self._definition.suffix_ids]
 
-    def _checked_options(
-        self, texts: Sequence[str | bytes], allowed_special: Specials, disallowed_special: Specials
-    ) -> Any:
-        """The options of the C++ core, after a look for disallowed tokens in the texts."""
-        allowed = self._named(allowed_special, "allowed_special")
-        disallowed = self._named(disallowed_special, "disallowed_special")
-        if disallowed_special == "all":
-            disallowed -= allowed
-        if disallowed:
-            wanted = [token.content in disallowed for token in self._added]
-            for text in texts:
-                found = self._encoding.find_added(text, wanted)
-                if found is not None:
-                    raise ValueError(
-                        f"text: it spells the special token {found!r}, which is not allowed; "
-                        f"pass allowed_special={{{found!r}}} to encode it as that token, "
-                        "or disallowed_special=() to encode it as plain text"
-                    )
-        if allowed not in self._options:
-            matched = [not token.special or token.content in allowed for token in self._added]
-            self._options[allowed] = self._encoding.options(matched)
-        return self._options[allowed]
-
-    def _named(self, names: Specials, argument: str) -> frozenset[str]:
-        if isinstance(names, str):
-            if names != "all":
-                raise ValueError(
-                    f"{argument}: expected 'all' or a collection of special tokens, got {names!r}"
-                )
-            return frozenset(self.special_tokens)
-        chosen = frozenset(names)
-        unknown = chosen - self.special_tokens.keys()
-        if unknown:
-            raise ValueError(f"{argument}: {sorted(unknown)} are not special tokens of this tokenizer")
-        return chosen
-
 
 def _unpickled(kind: type[Tokenizer], file: bytes) -> Tokenizer:
     from pyllm.tokenizers.own_file import from_bytes
 
     return kind(from_bytes(file))
-
-
-def _in_characters(offsets: np.ndarray, text: str | bytes) -> np.ndarray:
-    """Byte offsets as character offsets; a part of a character counts as all of it."""
-    if isinstance(text, str):
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-    starts = (np.frombuffer(text, np.uint8) & 0xC0) != 0x80
-    before = np.concatenate([[0], np.cumsum(starts)])  # characters that start before each byte
-    begin = before[np.minimum(offsets[:, 0] + 1, len(starts))] - (offsets[:, 0] < len(starts))
-    return np.stack([begin, before[offsets[:, 1]]], axis=1).astype(np.int64)

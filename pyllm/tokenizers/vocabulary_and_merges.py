@@ -75,9 +75,19 @@ def _definition(
         added_tokens=added,
         prefix_ids=() if first_id is None else (first_id,),
         suffix_ids=() if last_id is None else (last_id,),
+        post_processors=_post_processors(first, first_id, last, last_id),
         bos_token=None if first_id is None else first,
         eos_token=eos if eos in contents else None,
     )
+
+
+def _post_processors(
+    first: str | None, first_id: int | None, last: str | None, last_id: int | None
+) -> tuple[Step, ...]:
+    if first_id is None or last_id is None:
+        return ()
+    ends = {"cls": [first, first_id], "sep": [last, last_id]}
+    return ({"type": "RobertaProcessing", **ends, "trim_offsets": True, "add_prefix_space": False},)
 
 
 def _added_tokens(vocabulary: Any, config: dict[str, Any]) -> list[AddedToken]:

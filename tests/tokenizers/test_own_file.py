@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import pickle
 import struct
 import sys
@@ -69,9 +70,17 @@ def assert_equal(loaded: Tokenizer, original: Tokenizer) -> None:
                 assert np.array_equal(ours, theirs)
         options = {"add_special_tokens": True, "allowed_special": "all"}
         assert loaded.encode(text, **options) == original.encode(text, **options)
+    assert_equal_encoding(loaded, original, "a pair")
+    assert_equal_encoding(loaded, original, "a pair", "of texts")
     for ids in (drawn_ids(original, seed, 50) for seed in range(10)):
         assert loaded.decode(ids) == original.decode(ids)
         assert loaded.decode(ids, skip_special_tokens=True) == original.decode(ids, skip_special_tokens=True)
+
+
+def assert_equal_encoding(loaded: Tokenizer, original: Tokenizer, *texts: str) -> None:
+    ours, expected = loaded.encode_plus(*texts), original.encode_plus(*texts)
+    for name in ("ids", "offsets", "type_ids", "special_tokens_mask", "word_ids", "sequence_ids"):
+        assert np.array_equal(getattr(ours, name), getattr(expected, name)), name
 
 
 @pytest.mark.parametrize(
@@ -220,6 +229,24 @@ def forged(file: bytes, changes: dict[str, bytes | None]) -> bytes:
         if content is not None:
             writer.text(name, content)
     return writer.finish()
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {},
+        ["x"],
+        [{"type": ["ByteLevel"]}],
+        [{"type": "BertProcessing", "cls": ["a", 1], "sep": ["b", -1]}],
+        [{"type": "BertProcessing", "cls": ["a", 1], "sep": ["b", 1 << 32]}],
+    ],
+)
+def test_forged_post_processors_are_refused(steps: Any, tmp_path: Path) -> None:
+    file = small_file()
+    definition = json.loads(_tokenizers.SectionReader.bytes(file).text("definition"))
+    definition["post_processors"] = steps
+    with pytest.raises(ValueError, match="post_processor"):
+        load_bytes(forged(file, {"definition": json.dumps(definition).encode()}), tmp_path)
 
 
 @pytest.mark.parametrize(
