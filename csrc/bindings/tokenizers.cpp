@@ -14,6 +14,7 @@
 
 #include "../core/isa.h"
 #include "../tokenizers/character_class.h"
+#include "../tokenizers/encoder_scratch.h"
 #include "../tokenizers/normalize.h"
 #include "../tokenizers/piece_counter.h"
 #include "../tokenizers/scan/scan.h"

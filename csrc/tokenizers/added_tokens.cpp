@@ -22,7 +22,7 @@ AddedTokenMatcher::AddedTokenMatcher(const std::vector<AddedToken>& tokens, Doub
   for (int byte = 0; byte < 256; ++byte) {
     uint32_t node = DoubleArrayTrie::kRoot;
     starts_[byte] = trie_.step(node, static_cast<char>(byte));
-    empty_ = empty_ && !starts_[byte];
+    if (starts_[byte]) first_bytes_.push_back(static_cast<char>(byte));
   }
 }
 
@@ -84,6 +84,13 @@ DoubleArrayTrie load_added_trie(const std::vector<AddedToken>& tokens, const Sec
   return trie;
 }
 
+// Of `at` and later the first place where a token may start; the end of the text if there is none.
+size_t AddedTokenMatcher::next_start(std::string_view text, size_t at) const {
+  if (first_bytes_.size() == 1) return std::min(text.find(first_bytes_[0], at), text.size());
+  while (at < text.size() && !starts_[static_cast<unsigned char>(text[at])]) ++at;
+  return at;
+}
+
 uint32_t AddedTokenMatcher::longest_at(std::string_view text, size_t at, const TokenFilter& filter,
                                        const TokenFilter* refused) const {
   uint32_t best = kNone, node = DoubleArrayTrie::kRoot;
@@ -119,13 +126,10 @@ std::vector<AddedTokenMatch> AddedTokenMatcher::find_all(std::string_view text, 
                                                          const std::vector<Span>& plain,
                                                          const TokenFilter& guarded) const {
   std::vector<AddedTokenMatch> matches;
+  if (first_bytes_.empty() || std::find(filter.begin(), filter.end(), true) == filter.end()) return matches;
   auto span = plain.begin();
   size_t taken = 0;
-  for (size_t at = 0; at < text.size();) {
-    if (!starts_[static_cast<unsigned char>(text[at])]) {
-      ++at;
-      continue;
-    }
+  for (size_t at = next_start(text, 0); at < text.size(); at = next_start(text, at)) {
     while (span != plain.end() && span->end <= at) ++span;
     uint32_t found = longest_at(text, at, filter, nullptr);
     const bool touches_plain =
@@ -147,8 +151,8 @@ std::vector<AddedTokenMatch> AddedTokenMatcher::find_all(std::string_view text, 
 }
 
 const AddedToken* AddedTokenMatcher::find_first(std::string_view text, const TokenFilter& filter) const {
-  for (size_t at = 0; at < text.size(); ++at) {
-    if (!starts_[static_cast<unsigned char>(text[at])]) continue;
+  if (first_bytes_.empty()) return nullptr;
+  for (size_t at = next_start(text, 0); at < text.size(); at = next_start(text, at + 1)) {
     const uint32_t found = longest_at(text, at, filter, nullptr);
     if (found != kNone) return &(*tokens_)[found];
   }

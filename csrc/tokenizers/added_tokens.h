@@ -38,7 +38,7 @@ class AddedTokenMatcher {
   // Looks for those tokens of the list for which `include` is true. The list must outlive the matcher.
   AddedTokenMatcher(const std::vector<AddedToken>& tokens, const std::vector<bool>& include);
 
-  bool empty() const { return empty_; }
+  bool empty() const { return first_bytes_.empty(); }
 
   // Takes the trie of another matcher for the same tokens, which added_trie() made.
   AddedTokenMatcher(const std::vector<AddedToken>& tokens, DoubleArrayTrie trie);
@@ -54,6 +54,7 @@ class AddedTokenMatcher {
  private:
   static constexpr uint32_t kNone = UINT32_MAX;
 
+  size_t next_start(std::string_view text, size_t at) const;
   uint32_t longest_at(std::string_view text, size_t at, const TokenFilter& filter,
                       const TokenFilter* refused) const;
   std::optional<AddedTokenMatch> extend(std::string_view text, size_t at, const AddedToken& token,
@@ -61,7 +62,8 @@ class AddedTokenMatcher {
 
   const std::vector<AddedToken>* tokens_;
   DoubleArrayTrie trie_;
-  bool starts_[256] = {}, empty_ = true;
+  bool starts_[256] = {};
+  std::string first_bytes_;  // the bytes of starts_, each once
 };
 
 // The contents of those tokens for which `include` is true; of equal ones the last counts.

@@ -5,8 +5,11 @@
 #include <stdexcept>
 #include <string>
 
+#include "encoder_scratch.h"
 #include "hash.h"
+#include "longest_match.h"
 #include "merge_rules.h"
+#include "piece_table.h"
 #include "scan/scan.h"
 
 namespace pyllm::tokenizers {
@@ -41,13 +44,15 @@ BytePairEncoder::BytePairEncoder(const BytePairDefinition& definition)
     : tokens_(definition.tokens, definition.present),
       rules_(rules_of(definition, tokens_)),
       merges_(rules_),
-      whole_pieces_(tokens_) {
+      whole_pieces_(std::make_unique<PieceTable>(tokens_)) {
   const std::vector<TokenId> ids = mergeable_ids(definition);
   find_byte_tokens(table_of(tokens_, ids), definition.ranked_by_id);
   longest_match_ = LongestMatchEncoder::prove(tokens_, byte_tokens_, rules_, merges_);
   const bool whole_piece_first = definition.ranked_by_id || definition.ignore_merges;
-  whole_pieces_.fill(tokens_, whole_piece_first ? ids : reachable(ids));
+  whole_pieces_->fill(tokens_, whole_piece_first ? ids : reachable(ids));
 }
+
+BytePairEncoder::~BytePairEncoder() = default;
 
 void BytePairEncoder::find_byte_tokens(const TokenTable& table, bool all_required) {
   for (size_t byte = 0; byte < byte_tokens_.size(); ++byte) {
@@ -87,41 +92,55 @@ void BytePairEncoder::merge_piece(std::string_view piece, EncoderScratch& scratc
   scratch.merger.merge(merges_, scratch.symbols);
 }
 
-// Writes at most ShortPieceCache::kMostTokens or piece.size() numbers, whichever is more; the end of the ids.
-TokenId* BytePairEncoder::encode_short(const PieceKey& key, uint64_t hash, std::string_view piece,
-                                       EncoderScratch& scratch, TokenId* out) const {
-  if (const TokenId id = whole_pieces_.find(key, hash); id != kNoToken) {
-    *out = id;
-    return out + 1;
-  }
-  if (TokenId* end = scratch.short_cache.append(key, hash, out)) return end;
-  merge_piece(piece, scratch);
-  scratch.short_cache.store(key, hash, scratch.symbols);
-  return std::copy(scratch.symbols.begin(), scratch.symbols.end(), out);
+// Writes ShortPieceCache::kMostTokens or piece.size() numbers, whichever is more; the end of the ids.
+inline TokenId* BytePairEncoder::encode_short(const PieceKey& key, uint64_t hash, std::string_view piece,
+                                              EncoderScratch& scratch, TokenId* out) const {
+  const auto* known = scratch.short_cache.find(key, hash);
+  if (known != nullptr && !known->elsewhere()) [[likely]]
+    return known->copy_to(out);
+  return encode_seldom(key, hash, piece, scratch, out);
 }
 
-void BytePairEncoder::encode_long(std::string_view piece, EncoderScratch& scratch,
-                                  std::vector<TokenId>& out) const {
-  const uint64_t hash = hash_bytes(piece);
-  if (const TokenId id = whole_pieces_.find_long(piece, hash); id != kNoToken) {
-    out.push_back(id);
-  } else if (!scratch.cache.append(piece, hash, out)) {
-    merge_piece(piece, scratch);
-    scratch.cache.store(piece, hash, scratch.symbols);
-    out.insert(out.end(), scratch.symbols.begin(), scratch.symbols.end());
+// Of pieces that are new, displaced by others, or of many tokens.
+TokenId* BytePairEncoder::encode_seldom(const PieceKey& key, uint64_t hash, std::string_view piece,
+                                        EncoderScratch& scratch, TokenId* out) const {
+  TokenId* end = out + 1;
+  if (const TokenId id = whole_pieces_->find(key, hash); id != kNoToken) {
+    *out = id;
+  } else {
+    end = encode_long(hash, piece, scratch, out);
   }
+  scratch.short_cache.store(key, hash, {out, end});
+  return end;
+}
+
+// Writes at most piece.size() numbers; the end of the ids.
+TokenId* BytePairEncoder::encode_long(uint64_t hash, std::string_view piece, EncoderScratch& scratch,
+                                      TokenId* out) const {
+  if (TokenId* end = scratch.cache.copy(piece, hash, out)) return end;
+  const TokenId id = piece.size() > kShortPiece ? whole_pieces_->find_long(piece) : kNoToken;
+  if (id != kNoToken) {
+    scratch.symbols.assign(1, id);
+  } else {
+    merge_piece(piece, scratch);
+  }
+  scratch.cache.store(piece, hash, scratch.symbols);
+  return std::copy(scratch.symbols.begin(), scratch.symbols.end(), out);
 }
 
 void BytePairEncoder::encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& out,
                                    std::vector<size_t>* lengths) const {
   const size_t before = out.size();
+  out.resize(before + std::max(piece.size(), ShortPieceCache::kMostTokens));
+  TokenId* end = out.data() + before;
   if (piece.size() > kShortPiece) {
-    encode_long(piece, scratch, out);
+    end = encode_long(hash_long(piece), piece, scratch, end);
   } else {
-    TokenId ids[kShortPiece + 1];
+    scratch.short_cache.allocate();
     const PieceKey key = key_of(piece);
-    out.insert(out.end(), ids, encode_short(key, key.hash(), piece, scratch, ids));
+    end = encode_short(key, key.hash(), piece, scratch, end);
   }
+  out.resize(static_cast<size_t>(end - out.data()));
   if (lengths != nullptr) append_lengths(piece, out.data() + before, out.size() - before, *lengths);
 }
 
@@ -138,47 +157,49 @@ void BytePairEncoder::append_lengths(std::string_view piece, const TokenId* ids,
   }
 }
 
-// Pieces on their way through the table.
+// Pieces on their way through the caches.
 class BytePairEncoder::Batch {
  public:
   Batch(const BytePairEncoder& encoder, std::string_view text, EncoderScratch& scratch,
         std::vector<TokenId>& out)
-      : encoder_(encoder), text_(text), scratch_(scratch), out_(out) {}
+      : encoder_(encoder), text_(text), scratch_(scratch), out_(out) {
+    scratch.short_cache.allocate();
+  }
 
   // From `begin`, as many pieces as fit; where they end.
   size_t encode(ScanPieces scan, NextPiece next_piece, size_t begin) {
     const size_t count = scan(text_, begin, next_piece, ends_, kPieces);
     look_ahead(begin, count);
-    TokenId* end = ids_;
+    // No piece has more tokens than bytes.
+    const size_t before = out_.size();
+    out_.resize(before + ends_[count - 1] - begin + ShortPieceCache::kMostTokens);
+    TokenId* end = out_.data() + before;
     for (size_t i = 0; i < count; ++i) {
       const std::string_view piece = text_.substr(begin, ends_[i] - begin);
       begin = ends_[i];
-      if (!keys_[i].none()) {
-        end = encoder_.encode_short(keys_[i], hashes_[i], piece, scratch_, end);
-        continue;
-      }
-      out_.insert(out_.end(), ids_, end);
-      end = ids_;
-      encoder_.encode_long(piece, scratch_, out_);
+      end = keys_[i].none() ? encoder_.encode_long(hashes_[i], piece, scratch_, end)
+                            : encoder_.encode_short(keys_[i], hashes_[i], piece, scratch_, end);
     }
-    out_.insert(out_.end(), ids_, end);
+    out_.resize(static_cast<size_t>(end - out_.data()));
     return begin;
   }
 
  private:
   static constexpr size_t kPieces = 2 * kScanCapacity;
 
-  // Keys of the short pieces, and a request for their slots.
+  // Keys of the short pieces, hashes of all, and a request for their cache lines.
   void look_ahead(size_t begin, size_t count) {
     for (size_t i = 0; i < count; ++i) {
       const size_t length = ends_[i] - begin;
       if (length > kShortPiece) {
         keys_[i] = {};
+        hashes_[i] = hash_long(text_.substr(begin, length));
+        scratch_.cache.prefetch(hashes_[i]);
       } else {
         const bool readable = begin + sizeof(PieceKey) <= text_.size();
         keys_[i] = readable ? load_key(text_.data() + begin, length) : key_of(text_.substr(begin, length));
         hashes_[i] = keys_[i].hash();
-        encoder_.whole_pieces_.prefetch(hashes_[i]);
+        scratch_.short_cache.prefetch(hashes_[i]);
       }
       begin = ends_[i];
     }
@@ -191,11 +212,12 @@ class BytePairEncoder::Batch {
   size_t ends_[kPieces];
   PieceKey keys_[kPieces];
   uint64_t hashes_[kPieces];
-  TokenId ids_[kPieces * (kShortPiece + 1)];
 };
 
 void BytePairEncoder::encode_text(NextPiece next_piece, std::string_view text, EncoderScratch& scratch,
                                   std::vector<TokenId>& out) const {
+  // English has more than four bytes a token; where it is less the vector grows.
+  out.reserve(out.size() + text.size() / 4 + ShortPieceCache::kMostTokens);
   const ScanPieces scan = find_scan(next_piece);
   Batch batch(*this, text, scratch, out);
   for (size_t at = 0; at < text.size();) at = batch.encode(scan, next_piece, at);

@@ -1,9 +1,13 @@
 // Byte-pair encoding of pieces.
 //
-//   piece -> whole-piece table -> cache -> longest match, or merging where that is not proven
+//   piece -> cache -> whole-piece table -> longest match, or merging where that is not proven
 //
-// A text goes through in batches of pieces: first all keys, whose table slots are asked for at once, then all
+// A text goes through in batches of pieces: first all keys, whose cache lines are asked for at once, then all
 // answers.
+//
+//   text     The | quick | brown | fox         piece ends, by the scanner
+//   keys     k0    k1      k2      k3          and hashes; memory starts to bring the lines
+//   tokens   464   2068    7586    21831       by now the lines are here
 #pragma once
 
 #include <array>
@@ -12,13 +16,15 @@
 #include <string_view>
 #include <vector>
 
-#include "longest_match.h"
 #include "merge_table.h"
 #include "model.h"
-#include "piece_table.h"
+#include "piece_key.h"
 #include "vocabulary.h"
 
 namespace pyllm::tokenizers {
+
+class LongestMatchEncoder;
+class PieceTable;
 
 struct BytePairDefinition {
   std::vector<std::string_view> tokens;  // by id
@@ -33,6 +39,7 @@ class BytePairEncoder final : public Model {
  public:
   // Throws std::invalid_argument on ids out of range, merges that do not join, or missing byte tokens.
   explicit BytePairEncoder(const BytePairDefinition& definition);
+  ~BytePairEncoder() override;
 
   void encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& out,
                     std::vector<size_t>* lengths) const override;
@@ -48,7 +55,9 @@ class BytePairEncoder final : public Model {
                       std::vector<size_t>& lengths) const;
   TokenId* encode_short(const PieceKey& key, uint64_t hash, std::string_view piece, EncoderScratch& scratch,
                         TokenId* out) const;
-  void encode_long(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& out) const;
+  TokenId* encode_seldom(const PieceKey& key, uint64_t hash, std::string_view piece, EncoderScratch& scratch,
+                         TokenId* out) const;
+  TokenId* encode_long(uint64_t hash, std::string_view piece, EncoderScratch& scratch, TokenId* out) const;
   class Batch;
 
   TokenBytes tokens_;
@@ -57,7 +66,7 @@ class BytePairEncoder final : public Model {
   // kNoToken: the vocabulary has no token for the byte, which is then left out, as tokenizers does.
   std::array<TokenId, 256> byte_tokens_;
   std::unique_ptr<LongestMatchEncoder> longest_match_;  // nullptr where the proof fails
-  PieceTable whole_pieces_;
+  std::unique_ptr<PieceTable> whole_pieces_;
 };
 
 }  // namespace pyllm::tokenizers

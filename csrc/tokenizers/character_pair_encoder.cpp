@@ -6,6 +6,7 @@
 #include <tuple>
 #include <unordered_set>
 
+#include "encoder_scratch.h"
 #include "marker.h"
 #include "merge_rules.h"
 #include "utf8.h"

@@ -12,14 +12,7 @@
 // right. As the encoding of every prefix is unique, a place where no token fits is dead for good, and each
 // place is tried once: linear time.
 //
-// Whether a pair stays apart is found by running both tokens' merges backwards: of the last symbol of the one
-// and the first symbol of the other, the one that was merged later is taken apart; at each step a merge of
-// the two would have to come before either is merged away.
-//
-//   [prefer|red]   prefer <- pre fer     fer|red   fer <- f er    er|red    red <- re d    er|re    ...
-//
-// This needs merges in ascending order: each ranks after those that make its parts. The constructor proves
-// it.
+// Whether a pair stays apart, and for which merges all this holds, says token_parts.h.
 #pragma once
 
 #include <array>
@@ -29,54 +22,37 @@
 #include <vector>
 
 #include "merge_table.h"
+#include "token_parts.h"
 #include "token_trie.h"
 #include "vocabulary.h"
 
 namespace pyllm::tokenizers {
 
-// Working memory of one thread: a bounded memo of pairs, and the dead places of a piece.
+// Working memory of one thread.
 struct LongestMatchScratch {
-  static constexpr size_t kPairs = 1 << 14;
-  std::vector<uint64_t> pairs;
-  std::vector<bool> dead;
+  std::vector<bool> dead;  // places of a piece where no token fits
 };
 
 class LongestMatchEncoder {
  public:
-  // nullptr where the merges are not in ascending order. `byte_tokens` are the symbols that merging starts
-  // from; rules are sorted by rank, and `merges` holds the same; both tables must outlive the encoder.
+  // nullptr where the order of the merges is not proven; arguments as those of TokenParts::prove.
   static std::unique_ptr<LongestMatchEncoder> prove(const TokenBytes& tokens,
                                                     const std::array<TokenId, 256>& byte_tokens,
                                                     const std::vector<MergeRule>& rules,
                                                     const MergeTable& merges);
 
   // Whether merging the token's own bytes gives it.
-  bool reachable(TokenId id) const { return parts_[id].length != 0; }
+  bool reachable(TokenId id) const { return parts_.reachable(id); }
 
   // Appends the ids; false, and nothing appended, if the piece has a byte without token.
   bool encode(std::string_view piece, LongestMatchScratch& scratch, std::vector<TokenId>& out) const;
 
  private:
-  // How merging makes a token.
-  struct Parts {
-    TokenId left = kNoToken, right = kNoToken;
-    uint32_t time = 0;    // 0 for a byte, else rank of the last merge + 1
-    uint32_t length = 0;  // in bytes; 0: merging does not make it
-  };
+  LongestMatchEncoder(TokenParts parts, const TokenBytes& tokens, const std::vector<TokenId>& reachable);
 
-  LongestMatchEncoder(const TokenBytes& tokens, const MergeTable& merges)
-      : merges_(merges), parts_(tokens.size()) {}
-
-  bool usable(const MergeRule& rule) const;
-  bool learn(const TokenBytes& tokens, const std::vector<MergeRule>& rules);
-  bool crosses_inside(TokenId left, TokenId right) const;
-  bool stay_apart(TokenId left, TokenId right) const;
-  bool stay_apart(TokenId left, TokenId right, LongestMatchScratch& scratch) const;
-
-  const MergeTable& merges_;
-  std::vector<Parts> parts_;
-  std::vector<TokenId> shorter_;  // the longest token that the token begins with
-  std::unique_ptr<TokenTrie> trie_;
+  TokenParts parts_;
+  TokenTrie trie_;
+  HugeArray<TokenId> shorter_;  // the longest token that the token begins with
 };
 
 }  // namespace pyllm::tokenizers

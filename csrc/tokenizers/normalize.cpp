@@ -1,6 +1,7 @@
 #include "normalize.h"
 
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 #include <vector>
 
@@ -190,42 +191,84 @@ bool changes_decomposed(uint32_t code_point, bool compatibility) {
          (compatibility && find_compatibility(code_point) != nullptr);
 }
 
-}  // namespace
+bool is_nfc(NormalizationForm form) { return form.composed && !form.compatibility; }
 
-bool may_change(std::string_view text, NormalizationForm form) {
-  const CharacterTable& table = CharacterTable::instance();
-  const bool nfc = form.composed && !form.compatibility;
-  for (size_t at = 0; at < text.size();) {
-    // Composed and canonical: nothing below U+0300 (lead byte 0xCC) changes.
-    if (static_cast<unsigned char>(text[at]) < (nfc ? 0xCC : 0x80)) {
-      ++at;
-      continue;
-    }
-    const Utf8Character character = decode_utf8(text, at);
-    const bool unstable = form.composed && table.unstable(character.code_point);
-    if (unstable || (!nfc && changes_decomposed(character.code_point, form.compatibility))) return true;
-    at += character.length;
+// From `at`, over whole words of ASCII, then single bytes.
+size_t skip_ascii(std::string_view text, size_t at) {
+  constexpr uint64_t kHighBits = 0x8080808080808080u;
+  uint64_t word;
+  for (; at + sizeof(word) <= text.size(); at += sizeof(word)) {
+    std::memcpy(&word, text.data() + at, sizeof(word));
+    if ((word & kHighBits) != 0) break;
   }
-  return false;
+  while (at < text.size() && static_cast<signed char>(text[at]) >= 0) ++at;
+  return at;
 }
 
-AlignedText normalize(const AlignedText& source, NormalizationForm form) {
+// The next characters that NFC may change or compose, with the one before them, which they may compose with:
+// all others are starters that compose with nothing before them, so the text can be normalized in parts that
+// begin with such a one. Both ends are the end of the text if there are none.
+Span next_unstable(std::string_view text, size_t at) {
+  const CharacterTable& table = CharacterTable::instance();
+  size_t previous = at;
+  uint32_t length = 0;
+  for (;; at += length) {
+    const size_t begin = at;
+    at = skip_ascii(text, at);
+    if (at >= text.size()) return {text.size(), text.size()};
+    if (at > begin) previous = at - 1;
+    if (table.unstable_at(text, at, length)) break;
+    previous = at;
+  }
+  while (at < text.size() && table.unstable_at(text, at, length)) at += length;
+  return {previous, at};
+}
+
+void normalize_span(Span span, NormalizationForm form, const AlignedText& source, AlignedTextWriter& writer) {
   Decomposer decomposer(form);
   std::vector<Character>& characters = decomposer.characters;
-  characters.reserve(source.text.size());
-  for (size_t at = 0; at < source.text.size();) {
+  characters.reserve(span.end - span.begin);
+  for (size_t at = span.begin; at < span.end;) {
     const Utf8Character character = decode_utf8(source.text, at);
     decomposer.append(character.code_point, {at, at + character.length});
     at += character.length;
   }
   order_marks(characters);
   if (form.composed) compose_in_place(characters);
-  AlignedTextWriter writer(source);
   std::string bytes;
   for (const Character& c : characters) {
     bytes.clear();
     append_utf8(bytes, c.code_point);
     writer.append(bytes, c.part);
+  }
+}
+
+}  // namespace
+
+bool may_change(std::string_view text, NormalizationForm form) {
+  if (is_nfc(form)) return next_unstable(text, 0).begin < text.size();
+  const CharacterTable& table = CharacterTable::instance();
+  for (size_t at = skip_ascii(text, 0); at < text.size(); at = skip_ascii(text, at)) {
+    const Utf8Character character = decode_utf8(text, at);
+    const bool unstable = form.composed && table.unstable(character.code_point);
+    if (unstable || changes_decomposed(character.code_point, form.compatibility)) return true;
+    at += character.length;
+  }
+  return false;
+}
+
+AlignedText normalize(const AlignedText& source, NormalizationForm form) {
+  AlignedTextWriter writer(source);
+  if (!is_nfc(form)) {
+    normalize_span({0, source.text.size()}, form, source, writer);
+    return writer.finish();
+  }
+  size_t done = 0;
+  while (done < source.text.size()) {
+    const Span unstable = next_unstable(source.text, done);
+    writer.copy({done, unstable.begin});
+    normalize_span(unstable, form, source, writer);
+    done = unstable.end;
   }
   return writer.finish();
 }

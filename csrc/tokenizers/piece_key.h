@@ -4,10 +4,13 @@
 //   key     p i e c e 0 0 0 | 0 ...  0   length
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <cstring>
 #include <string_view>
+
+#include "hash.h"
 
 namespace pyllm::tokenizers {
 
@@ -24,23 +27,25 @@ struct PieceKey {
   bool none() const { return high == 0; }
 
   // One multiplication; callers use the low bits.
-  uint64_t hash() const {
-    const auto product =
-        static_cast<unsigned __int128>(low ^ 0x9E3779B97F4A7C15u) * (high ^ 0xD1B54A32D192ED03u);
-    return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
-  }
+  uint64_t hash() const { return fold(low ^ 0x9E3779B97F4A7C15u, high ^ 0xD1B54A32D192ED03u); }
 };
+
+// By length: the bytes that belong to the piece.
+inline constexpr std::array<PieceKey, kShortPiece + 1> kPieceBytes = [] {
+  std::array<PieceKey, kShortPiece + 1> masks;
+  for (size_t length = 1; length <= kShortPiece; ++length) {
+    masks[length].low = length >= 8 ? ~uint64_t{0} : (uint64_t{1} << length * 8) - 1;
+    masks[length].high = length > 8 ? (uint64_t{1} << (length - 8) * 8) - 1 : 0;
+  }
+  return masks;
+}();
 
 // Of 1 to kShortPiece bytes, 16 of which can be read.
 inline PieceKey load_key(const char* piece, size_t length) {
   PieceKey key;
   std::memcpy(&key, piece, sizeof(key));
-  const unsigned low_bits = length >= 8 ? 64 : static_cast<unsigned>(length) * 8;
-  const unsigned high_bits = length >= 8 ? static_cast<unsigned>(length) * 8 - 64 : 0;
-  key.low &= ~uint64_t{0} >> (64 - low_bits);
-  key.high &= (uint64_t{1} << high_bits) - 1;
-  key.high |= uint64_t{length} << 56;
-  return key;
+  const PieceKey& mask = kPieceBytes[length];
+  return {key.low & mask.low, (key.high & mask.high) | uint64_t{length} << 56};
 }
 
 inline PieceKey key_of(std::string_view piece) {

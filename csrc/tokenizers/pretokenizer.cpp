@@ -20,15 +20,17 @@ class Scanner {
   bool at_byte(size_t at, char byte) const { return at < text_.size() && text_[at] == byte; }
 
   // Whether a character of the set starts at `at`.
-  bool is(size_t at, ClassSet set) const { return at < text_.size() && (bit(at).set & set) != 0; }
+  bool is(size_t at, ClassSet set) const {
+    return at < text_.size() && (table_.classify(text_, at).set & set) != 0;
+  }
 
   // After the character at `at`, which must exist.
-  size_t after(size_t at) const { return at + decode_utf8(text_, at).length; }
+  size_t after(size_t at) const { return at + table_.classify(text_, at).length; }
 
   // After the longest run, starting at `at`, of characters of the set; at most `limit` characters.
   size_t skip(size_t at, ClassSet set, size_t limit = SIZE_MAX) const {
     for (; at < text_.size() && limit > 0; --limit) {
-      const Bit character = bit(at);
+      const ClassedCharacter character = table_.classify(text_, at);
       if ((character.set & set) == 0) break;
       at += character.length;
     }
@@ -52,16 +54,6 @@ class Scanner {
   }
 
  private:
-  struct Bit {
-    ClassSet set;
-    uint32_t length;
-  };
-
-  Bit bit(size_t at) const {
-    const Utf8Character character = decode_utf8(text_, at);
-    return {class_set(table_.class_of(character.code_point)), character.length};
-  }
-
   std::string_view text_;
   const CharacterTable& table_;
 };
@@ -232,17 +224,19 @@ size_t scan_one_by_one(std::string_view text, size_t begin, NextPiece next, size
   return count;
 }
 
-// In every grammar but `none` a piece ends after a newline that stands between a printing ASCII character and
-// an ASCII letter: no word holds a newline, and the run of whitespace is that one character.
+// In every grammar but `none` a piece ends after a newline that stands between a character that is no
+// whitespace and a letter: no word holds a newline, a run of symbols ends with it, and a run of whitespace is
+// that one character.
 bool safe_cut(std::string_view text, size_t at) {
-  const auto printing = [](char c) { return c > ' ' && c < '\x7F'; };
-  const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
-  return text[at - 1] == '\n' && printing(text[at - 2]) && letter(text[at]);
+  if (text[at - 1] != '\n') return false;
+  const Scanner scanner(text);
+  return scanner.is(at, kLetters) && !scanner.is(previous_utf8(text, at - 1), kSpaces);
 }
 
 }  // namespace
 
 NextPiece find_pretokenizer(std::string_view grammar) {
+  CharacterTable::instance();  // so that no text waits for it
   for (const Grammar& known : kGrammars) {
     if (known.name == grammar) return known.next_piece;
   }

@@ -48,8 +48,23 @@ TokenTrie::TokenTrie(const TokenBytes& tokens, const std::vector<TokenId>& ids)
                    [&](TokenId a, TokenId b) { return tokens[a].size() < tokens[b].size(); });
   for (const TokenId id : by_length) insert(tokens[id], id);
   has_partial_.resize(nodes_);
-  for (size_t i = 0; i < start_.size(); ++i) start_[i] = kNone;
   for (const TokenId id : ids) insert_characters(tokens[id]);
+  fill_starts();
+}
+
+void TokenTrie::fill_starts() {
+  for (uint32_t label = 0; label < pairs_start_.size(); ++label) {
+    const char pair[] = {static_cast<char>(label >> 8), static_cast<char>(label)};
+    Start& start = pairs_start_[label];
+    start.node = walk_bytes({pair, 2}, 0, 2, kRoot, start.best);
+  }
+  for (uint32_t label = 0; label < characters_start_.size(); ++label) {
+    const char character[] = {static_cast<char>(0xE0 | label >> 12),
+                              static_cast<char>(0x80 | (label >> 6 & 0x3F)),
+                              static_cast<char>(0x80 | (label & 0x3F))};
+    Start& start = characters_start_[label];
+    start.node = walk_bytes({character, 3}, 0, 3, kRoot, start.best);
+  }
 }
 
 void TokenTrie::insert(std::string_view bytes, TokenId id) {
@@ -71,11 +86,7 @@ void TokenTrie::insert_characters(std::string_view bytes) {
     if (three_bytes_at(bytes, i)) {
       TokenId ignored = kNoToken;
       const uint32_t child = walk_bytes(bytes, i, i + 3, node, ignored);
-      if (node == kRoot) {
-        start_[character_label(bytes, i)] = child;
-      } else {
-        characters_.add(node, character_label(bytes, i), child);
-      }
+      if (node != kRoot) characters_.add(node, character_label(bytes, i), child);
     } else if (leads_three(byte_at(bytes, i)) && node != kRoot) {
       has_partial_[node] = true;
     }
@@ -93,20 +104,23 @@ uint32_t TokenTrie::walk_bytes(std::string_view text, size_t at, size_t end, uin
 }
 
 TokenId TokenTrie::longest_at(std::string_view text, size_t at) const {
-  TokenId best = kNoToken;
-  uint32_t node = kRoot;
-  while (at < text.size()) {
+  Start start{kRoot, kNoToken};
+  if (three_bytes_at(text, at)) {
+    start = characters_start_[character_label(text, at)];
+    at += 3;
+  } else if (at + 2 <= text.size() && !leads_three(byte_at(text, at + 1))) {
+    start = pairs_start_[byte_at(text, at) << 8 | byte_at(text, at + 1)];
+    at += 2;
+  }
+  TokenId best = start.best;
+  for (uint32_t node = start.node; node != kNone && at < text.size();) {
     if (!three_bytes_at(text, at)) {
       node = bytes_.find(node, byte_at(text, at++));
-      if (node == kNone) break;
       pass(node, best);
       continue;
     }
-    const uint32_t label = character_label(text, at);
-    const uint32_t child = node == kRoot ? start_[label] : characters_.find(node, label);
-    const bool partial = node == kRoot || has_partial_[node];
-    if (child >= first_inner_ && partial) walk_bytes(text, at, at + 2, node, best);
-    if (child == kNone) break;
+    const uint32_t child = characters_.find(node, character_label(text, at));
+    if (child >= first_inner_ && has_partial_[node]) walk_bytes(text, at, at + 2, node, best);
     pass(child, best);
     node = child;
     at += 3;

@@ -1,8 +1,9 @@
 // The tokens as a trie, for the longest one that a text starts with.
 //
-//   bytes   h - e - l - l - o         one edge a byte, found by hash of (node, byte)
-//   中文     start[中] - 文 - 字        characters of three bytes are one step: the first by index, the
-//   others by hash
+//   bytes   pairs[h, e] - l - l - o      one edge a byte, found by hash of (node, byte); the first two by
+//   index 中文     start[中] - 文 - 字          characters of three bytes are one step: the first by index,
+//   the
+//                                        others by hash
 //
 // A node that is a token has the token's id as its number, other nodes follow, so that reaching a node tells
 // the token.
@@ -61,6 +62,13 @@ class TokenTrie {
   void insert(std::string_view bytes, TokenId id);
   void insert_characters(std::string_view bytes);
 
+  // Where the first bytes of a text lead.
+  struct Start {
+    uint32_t node = kNone;
+    TokenId best = kNoToken;  // the last token passed
+  };
+
+  void fill_starts();
   // Goes on from `node`, whose bytes end before `at`, by single bytes until `end`; `best` becomes the last
   // token passed.
   uint32_t walk_bytes(std::string_view text, size_t at, size_t end, uint32_t node, TokenId& best) const;
@@ -70,8 +78,9 @@ class TokenTrie {
 
   uint32_t first_inner_, nodes_;
   Edges bytes_, characters_;
-  HugeArray<uint32_t> start_{1 << 16};  // by the last 16 bits of a three-byte character
-  // By node: some token ends inside of a three-byte character that begins there. The root counts as such.
+  HugeArray<Start> characters_start_{1 << 16};  // by the 16 bits of a three-byte character
+  HugeArray<Start> pairs_start_{1 << 16};       // by two bytes
+  // By node: some token ends inside of a three-byte character that begins there.
   std::vector<bool> has_partial_;
 };
 

@@ -5,6 +5,8 @@
 #include <limits>
 #include <stdexcept>
 
+#include "encoder_scratch.h"
+
 namespace pyllm::tokenizers {
 namespace {
 
@@ -122,7 +124,14 @@ Tokenizer::Tokenizer(TokenizerDefinition definition)
       cuts_(word_cuts()),
       decoder_(std::move(definition.decoding), added_) {
   scratch_.reserve(kKeptScratch);
+  if (scanner_only_) {
+    // The caches of the first scratch are made now, so that the first text does not wait for their memory.
+    EncodeOutput ignored;
+    encode("qzxjqzxjqzxjqzxj", {TokenFilter(added_.size(), true), {}, {}}, ignored);
+  }
 }
+
+Tokenizer::~Tokenizer() = default;
 
 const std::vector<AddedToken>& Tokenizer::in_normal_form() {
   for (AddedToken& token : added_in_normal_form_) {

@@ -65,6 +65,7 @@ class Tokenizer {
  public:
   // Throws std::invalid_argument.
   explicit Tokenizer(TokenizerDefinition definition);
+  ~Tokenizer();
   Tokenizer(const Tokenizer&) = delete;
   Tokenizer& operator=(const Tokenizer&) = delete;
 

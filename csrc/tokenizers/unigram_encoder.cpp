@@ -6,6 +6,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "encoder_scratch.h"
 #include "marker.h"
 #include "utf8.h"
 

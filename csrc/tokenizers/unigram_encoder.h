@@ -41,6 +41,8 @@ struct UnigramDefinition {
   UnigramArithmetic arithmetic = UnigramArithmetic::float32;
 };
 
+struct PathNode;
+
 class UnigramEncoder final : public Model {
  public:
   // Throws std::invalid_argument.

@@ -132,6 +132,8 @@ TokenId TokenTable::find(std::string_view bytes, uint64_t hash) const {
   }
 }
 
-TokenId TokenTable::find(std::string_view bytes) const { return find(bytes, hash_bytes(bytes)); }
+TokenId TokenTable::find(std::string_view bytes) const {
+  return bytes.size() > longest_ ? kNoToken : find(bytes, hash_bytes(bytes));
+}
 
 }  // namespace pyllm::tokenizers

@@ -1,0 +1,91 @@
+#include "token_parts.h"
+
+#include <bit>
+
+#include "hash.h"
+#include "merge_order.h"
+
+namespace pyllm::tokenizers {
+
+TokenParts::TokenParts(const TokenBytes& tokens, const std::array<TokenId, 256>& byte_tokens)
+    : parts_(tokens.size()),
+      slots_(table_capacity(tokens.size())),
+      filter_(std::bit_ceil(tokens.size()) * 8 / 64 + 1),
+      mask_(slots_.size() - 1),
+      filter_mask_(std::bit_floor(filter_.size()) - 1) {
+  for (size_t i = 0; i < slots_.size(); ++i) slots_[i] = kNoToken;
+  for (const TokenId id : byte_tokens) {
+    if (id != kNoToken) parts_[id].length = 1;
+  }
+}
+
+std::optional<TokenParts> TokenParts::prove(const TokenBytes& tokens,
+                                            const std::array<TokenId, 256>& byte_tokens,
+                                            const std::vector<MergeRule>& rules, const MergeTable& merges) {
+  // Each round finds the followers of what the one before found.
+  for (MergeOrder order(rules);;) {
+    TokenParts parts(tokens, byte_tokens);
+    const std::vector<MergeRule> early = parts.learn(tokens, order, merges);
+    if (early.empty()) return parts;
+    if (!order.move_behind_parts(early, parts)) return std::nullopt;
+  }
+}
+
+// Whether text may lead to the rule: its parts are made, and no later rule has replaced it.
+bool TokenParts::usable(const MergeRule& rule, const MergeTable& merges) const {
+  return reachable(rule.left) && reachable(rule.right) &&
+         merges.find(rule.left, rule.right).rank == rule.rank;
+}
+
+void TokenParts::make(const MergeRule& rule, uint32_t time, size_t length) {
+  parts_[rule.merged] = {rule.left, rule.right, time, static_cast<uint32_t>(length)};
+  const uint64_t hash = mix(uint64_t{rule.left} << 32 | rule.right);
+  filter_[hash >> 6 & filter_mask_] |= uint64_t{1} << (hash & 63);
+  size_t at = hash >> 32 & mask_;
+  while (slots_[at] != kNoToken) at = (at + 1) & mask_;
+  slots_[at] = rule.merged;
+}
+
+// A rule makes its token if its parts are made and nothing crosses between them before. A rule whose parts
+// cross never sees them side by side. What is left was too early for its parts (or spells a token that is
+// made already, which cannot be: its bytes have one encoding).
+std::vector<MergeRule> TokenParts::learn(const TokenBytes& tokens, const MergeOrder& order,
+                                         const MergeTable& merges) {
+  for (size_t i = 0; i < order.size(); ++i) {
+    const MergeRule& rule = order[i];
+    if (reachable(rule.merged) || !usable(rule, merges) || cross(rule.left, rule.right)) continue;
+    make(rule, static_cast<uint32_t>(i + 1), tokens[rule.merged].size());
+  }
+  std::vector<MergeRule> early;
+  for (size_t i = 0; i < order.size(); ++i) {
+    const MergeRule& rule = order[i];
+    const Parts& made = parts_[rule.merged];
+    const bool maker = made.left == rule.left && made.right == rule.right;
+    if (!maker && usable(rule, merges) && !cross(rule.left, rule.right)) early.push_back(rule);
+  }
+  return early;
+}
+
+// Whether a merge crosses the border of the two before the last merge of either.
+bool TokenParts::cross(TokenId left, TokenId right) const {
+  uint32_t left_until = UINT32_MAX, right_until = UINT32_MAX;
+  for (;;) {
+    const Parts& last = parts_[left];
+    const Parts& first = parts_[right];
+    if ((last.time | first.time) == 0) return false;
+    if (last.time > first.time) {
+      left_until = last.time;
+      left = last.right;
+    } else {
+      right_until = first.time;
+      right = first.left;
+    }
+    const TokenId merged = find(left, right);
+    if (merged == kNoToken) continue;
+    const uint32_t time = parts_[merged].time;
+    // Of equal times the leftmost merges first.
+    if (time < left_until && time <= right_until) return true;
+  }
+}
+
+}  // namespace pyllm::tokenizers
