@@ -19,6 +19,7 @@ namespace pyllm::quantized_linear {
 namespace {
 
 constexpr int kTileRows = 4;
+constexpr int64_t kBytesAhead = 2048;  // of codes
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -106,6 +107,9 @@ void add_tiles(const packed::Weight& weight, int64_t panel, const Table& table, 
   for (; row + Rows <= count; row += Rows) {
     for (int64_t unit = 0; unit < units; ++unit) {
       const uint8_t* codes = weight.unit(panel, first + unit);
+      for (int64_t byte = 0; byte < Policy::kUnitBytes; byte += kCacheLine) {
+        __builtin_prefetch(codes + kBytesAhead + byte);
+      }
       float* out = sums + row * kOutputs;
       add_sum<Policy, 0, Rows>(weight, codes, table, scales, &rows[static_cast<size_t>(row)], first + unit,
                                unit, out);
