@@ -31,6 +31,7 @@ _ROOMS = {
     "nn",
     "ops",
     "optim",
+    "quantization",
     "tokenizers",
     "training",
 }

@@ -18,6 +18,7 @@ from pyllm.checkpoints.atomic import atomic_path
 from pyllm.generation import Completion, GenerationConfig, TextStream
 from pyllm.generation.prompts import Prompt, encode_prompt, encode_prompts
 from pyllm.models import ModelConfig, Transformer
+from pyllm.quantization import quantize_network
 from pyllm.tokenizers import Tokenizer
 
 
@@ -33,20 +34,25 @@ def load(
     Args:
         path: the file or folder. Nothing is downloaded: a name like "org/name" that is not on disk is an error that
             says how to get it.
-        dtype: of the weights, as a torch dtype or its name; "auto" keeps the stored one, and takes float32, which
-            holds their values exactly, for quantized GGUF blocks.
-        quantize: reserved for quantizing at load; must be None.
+        dtype: of the weights, as a torch dtype or its name; "auto" keeps the stored one. Quantized weights then stay
+            quantized and are computed on in place, with float32 activations; a dtype asked for dequantizes them.
+        quantize: a format of `pyllm.quantization.quantize`, "q4_k" or "int8" for example: the linear layers of a model
+            that is not quantized are rounded to it.
         device: where the weights go; the CPU by default.
 
     Raises:
         FileNotFoundError: nothing is at `path`. ValueError: it is damaged or of a kind that is not supported, or
-            `quantize` is not None.
+            cannot be quantized so.
     """
-    if quantize is not None:
-        raise ValueError(f"quantize={quantize!r} is not available yet; leave it at None and choose a dtype")
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path must be a string or a path, got {path!r}")
     checkpoint = load_checkpoint(path, dtype=dtype, device=device)
+    if quantize is not None:
+        if checkpoint.network.is_quantized:
+            raise ValueError(
+                f"quantize={quantize!r}: {path} is quantized already; a dtype dequantizes it first"
+            )
+        quantize_network(checkpoint.network, quantize)
     tokenizer = None if checkpoint.tokenizer_path is None else Tokenizer.from_file(checkpoint.tokenizer_path)
     return Model(checkpoint.network, tokenizer)
 
@@ -155,6 +161,10 @@ class Model:
         """
         folder = Path(folder)
         save_checkpoint(self.network, folder)
+        self.save_tokenizer(folder)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Writes generation_config.json and, with a tokenizer, tokenizer.json beside a model in `folder`."""
         if self.tokenizer is not None:
             self.tokenizer.save(folder / "tokenizer.json")
         tokens = {"bos_token_id": self.config.bos_token_id, "eos_token_id": list(self.eos_token_ids) or None}

@@ -174,8 +174,8 @@ def test_loading_what_is_not_there(tmp_path: Path):
 
 
 def test_bad_arguments_of_load(tiny_folder: Path):
-    with pytest.raises(ValueError, match=r"quantize.*not available yet"):
-        pyllm.load(tiny_folder, quantize="q4_0")
+    with pytest.raises(ValueError, match=r"format must be one of q4_0, .* got 'q9'"):
+        pyllm.load(tiny_folder, quantize="q9")
     with pytest.raises(ValueError, match="dtype"):
         pyllm.load(tiny_folder, dtype="float31")
     with pytest.raises(TypeError, match="path"):

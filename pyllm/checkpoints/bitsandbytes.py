@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pyllm.checkpoints.integer_weight import IntegerWeight, stored_part
 from pyllm.checkpoints.stored import StoredTensor
+from pyllm.ops import QuantizedTensor
 
 # Quantiles of a normal distribution (bitsandbytes' functional.py).
 NF4_VALUES = (
@@ -30,8 +31,27 @@ NF4_VALUES = (
     *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
 )
 STATE = "quant_state.bitsandbytes__nf4"
+NESTED_BLOCK = 256
 # JSON of a stranger: real states have under 300 bytes.
 _MAX_STATE_BYTES = 65536
+
+
+@dataclass(frozen=True)
+class NestedScales:
+    """absmax = table[codes] * scales of each 256 + offset.
+
+    Attributes:
+        codes: (blocks,) uint8. table: (256,) float32. scales: (ceil(blocks / 256),) float32.
+    """
+
+    codes: Tensor
+    table: Tensor
+    scales: Tensor
+    offset: float
+
+    def dequantized(self) -> Tensor:
+        """(blocks,) float32."""
+        return nested_values(self.codes, self.table, self.scales, NESTED_BLOCK, self.offset)
 
 
 @dataclass(frozen=True)
@@ -42,16 +62,22 @@ class NF4Weight:
         codes: (out, in) uint8 below 16.
         absmax: (out, in / block) float32.
         block: inputs to a scale.
+        nested: what absmax is made of, where it is quantized itself and to be written so.
     """
 
     codes: Tensor
     absmax: Tensor
     block: int
+    nested: NestedScales | None = None
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """(out, in), multiplied in float32 and rounded once."""
         values = torch.tensor(NF4_VALUES)[self.codes.int()]
         return (values * self.absmax.repeat_interleave(self.block, 1)).to(dtype)
+
+    def packed(self) -> QuantizedTensor:
+        """The same for products. ValueError if the blocks are not of 64."""
+        return QuantizedTensor.from_codes("nf4", self.codes, self.absmax)
 
 
 def read_nf4(stored: dict[str, StoredTensor], module: str) -> NF4Weight:

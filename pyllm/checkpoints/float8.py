@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyllm.checkpoints.integer_weight import stored_part
 from pyllm.checkpoints.stored import StoredTensor
+from pyllm.ops import QuantizedTensor
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Float8Weight:
         inputs = self.codes.shape[1]
         spread = self.scales.repeat_interleave(self.block, 1)[:, :inputs]
         return (self.codes.float() * spread).to(dtype)
+
+    def packed(self) -> QuantizedTensor:
+        """The same for products. ValueError if scales are neither one per row nor per 128 inputs."""
+        return QuantizedTensor.from_codes("fp8_e4m3", self.codes, self.scales)
 
 
 def read_float8(stored: dict[str, StoredTensor], module: str, block: tuple[int, int] | None) -> Float8Weight:

@@ -22,6 +22,7 @@ from pyllm.checkpoints.stored import StoredTensor
 from pyllm.models.config import MAX_LAYERS, ModelConfig, RopeScaling
 from pyllm.models.rope import scaled_frequencies
 from pyllm.nn.rotary import inverse_frequencies
+from pyllm.ops import QuantizedTensor
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
 ROPE_FACTORS = "rope_freqs.weight"
@@ -233,17 +234,27 @@ def _stored(file: GGUFFile, info: TensorInfo, config: ModelConfig) -> StoredTens
     except GGUFError as error:
         raise GGUFError(f"{file.path}: {error}") from None
 
+    def data_in_order() -> np.ndarray:
+        data, heads = file.tensor_bytes(info.name), _permuted_heads(info.name, config)
+        return _unpermute(data, info, heads) if heads else data
+
     def read(dtype: torch.dtype) -> Tensor:
-        data = file.tensor_bytes(info.name)
-        heads = _permuted_heads(info.name, config)
-        if heads:
-            data = _unpermute(data, info, heads)
+        data = data_in_order()
         if config.norm_weight_offset and info.name.endswith("norm.weight"):
             # The file holds what norms multiply by, the network what is added to the offset.
             return (dequantize(data, info, torch.float32) - config.norm_weight_offset).to(dtype)
         return dequantize(data, info, dtype)
 
-    return StoredTensor(info.shape, DTYPES.get(info.type.name), info.nbytes, read)
+    def quantized() -> QuantizedTensor:
+        raw = torch.from_numpy(data_in_order())
+        packed = QuantizedTensor.from_blocks(info.type.name, raw, (info.shape[0], info.shape[1]))
+        file.release(info.name)
+        return packed
+
+    if info.type.name in DTYPES or len(info.shape) != 2:
+        return StoredTensor(info.shape, DTYPES.get(info.type.name), info.nbytes, read)
+    rows = lambda: torch.from_numpy(data_in_order().reshape(info.shape[0], -1))  # noqa: E731
+    return StoredTensor(info.shape, None, info.nbytes, read, quantized, (info.type.name, rows))
 
 
 def _permuted_heads(name: str, config: ModelConfig) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyllm.checkpoints.stored import StoredTensor
+from pyllm.ops import QuantizedTensor
 
 BITS = (2, 3, 4, 8)
 
@@ -34,6 +35,15 @@ class IntegerWeight:
         """(out, in), multiplied in float32, where products of 16-bit scales are exact, and rounded once."""
         steps = self.codes.float() - self.zeros.float()[:, self.groups]
         return (steps * self.scales.float()[:, self.groups]).to(dtype)
+
+    def packed(self) -> QuantizedTensor:
+        """The same for products. ValueError if there are no kernels for such bits and groups."""
+        symmetric = bool((self.zeros == 1 << self.bits - 1).all())
+        codes, zeros = self.codes.to(torch.int16), None if symmetric else self.zeros.to(torch.int16)
+        if symmetric:
+            codes -= 1 << self.bits - 1
+        name = f"int{self.bits}"
+        return QuantizedTensor.from_codes(name, codes, self.scales, zeros, group_index=self.groups)
 
 
 def equal_groups(inputs: int, count: int, name: str) -> Tensor:

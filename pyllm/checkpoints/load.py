@@ -15,6 +15,7 @@ from torch import Tensor
 from pyllm.checkpoints.gguf import read_gguf
 from pyllm.checkpoints.gguf_model import config_from_gguf, model_tensors
 from pyllm.checkpoints.hf_config import config_from_hf
+from pyllm.checkpoints.keep_quantized import keep_quantized
 from pyllm.checkpoints.progress import track
 from pyllm.checkpoints.quantized_folder import merge_quantized
 from pyllm.checkpoints.safetensors_files import read_folder, read_json
@@ -55,7 +56,9 @@ def load_checkpoint(
 
     Args:
         dtype: of the weights: float64, float32, bfloat16 or float16 (as a torch dtype or by name), or "auto": as
-            stored; quantized GGUF blocks become float32, which holds their values exactly.
+            stored. Quantized weights then stay quantized: layers compute on their codes (`QuantizedLinear`), with
+            float32 activations. Those of a format without kernels, and all of them with a dtype asked for, are
+            dequantized.
         device: where the weights go, the CPU by default.
 
     Raises:
@@ -77,12 +80,21 @@ def load_checkpoint(
     target = requested or common_dtype(wanted)
     total = sum(tensor.nbytes for tensor in wanted.values())
     pairs = ((tensor.nbytes, (name, tensor)) for name, tensor in wanted.items())
-    state = {
-        name: _read(path, tensor, target).to(device or "cpu")
-        for name, tensor in track(pairs, total, f"Loading {path.name}")
-    }
-    network.load_state_dict(state, assign=True)
-    return Checkpoint(network.eval(), config, tokenizer_path)
+    state: dict[str, Tensor] = {}
+    keeps = requested is None and torch.device(device or "cpu").type == "cpu"
+    for name, tensor in track(pairs, total, f"Loading {path.name}"):
+        if keeps and keep_quantized(network, name, tensor, target):
+            continue
+        state[name] = _read(path, tensor, target).to(device or "cpu")
+    _assign(network, state)
+    return Checkpoint(network.eval().to(device or "cpu"), config, tokenizer_path)
+
+
+def _assign(network: Transformer, state: dict[str, Tensor]) -> None:
+    """Puts `state` into the network; what is not in it has been replaced by quantized layers."""
+    missing = network.load_state_dict(state, assign=True, strict=not network.is_quantized).missing_keys
+    for name in missing:
+        raise ValueError(f"tensor {name!r} missing")
 
 
 def _read(path: Path, tensor: StoredTensor, dtype: torch.dtype) -> Tensor:

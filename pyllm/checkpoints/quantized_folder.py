@@ -20,6 +20,7 @@ from pyllm.checkpoints.float8 import read_float8
 from pyllm.checkpoints.gptq import read_gptq
 from pyllm.checkpoints.gptq import stored_shape as gptq_shape
 from pyllm.checkpoints.stored import StoredTensor
+from pyllm.ops import QuantizedTensor
 
 METHODS = ("gptq", "awq", "bitsandbytes", "compressed-tensors", "fp8")
 
@@ -29,6 +30,9 @@ class QuantizedWeight(Protocol):
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """(out, in) in `dtype`."""
+
+    def packed(self) -> QuantizedTensor:
+        """For products; ValueError where there are no kernels."""
 
 
 _Stored = dict[str, StoredTensor]
@@ -75,14 +79,20 @@ def merge_quantized(settings: Any, stored: _Stored) -> _Stored:
                 parts = [merged.pop(f"{module}.{part}", None) for part in layout.parts]
                 nbytes = sum(part.nbytes for part in parts if part is not None)
                 shape = layout.shape(stored, module)
-                merged[f"{module}.weight"] = StoredTensor(
-                    shape, None, nbytes, _reader(layout, stored, module)
-                )
+                merged[f"{module}.weight"] = _merged(layout, stored, module, shape, nbytes)
     return merged
 
 
-def _reader(layout: _Layout, stored: _Stored, module: str) -> Callable[[torch.dtype], Tensor]:
-    return lambda dtype: layout.read(stored, module).dequantized(dtype)
+def _merged(
+    layout: _Layout, stored: _Stored, module: str, shape: tuple[int, int], nbytes: int
+) -> StoredTensor:
+    def read(dtype: torch.dtype) -> Tensor:
+        return layout.read(stored, module).dequantized(dtype)
+
+    def quantized() -> QuantizedTensor:
+        return layout.read(stored, module).packed()
+
+    return StoredTensor(shape, None, nbytes, read, quantized)
 
 
 def _layouts(settings: dict[str, Any]) -> list[_Layout]:

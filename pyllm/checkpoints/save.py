@@ -7,19 +7,22 @@ import json
 import os
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from pyllm.checkpoints.atomic import atomic_path
 from pyllm.checkpoints.hf_config import config_to_hf
 from pyllm.checkpoints.safetensors_files import INDEX, WEIGHTS
 from pyllm.models.transformer import Transformer
+from pyllm.nn.quantized import QuantizedEmbedding, QuantizedLinear
 
 
 def save_checkpoint(network: Transformer, folder: str | os.PathLike[str]) -> None:
     """Write config.json and model.safetensors, which transformers' `AutoModelForCausalLM` loads.
 
     The folder is made if it is missing. Both files are written whole beside their place and renamed; a tied head is
-    stored once. Weights keep their dtype.
+    stored once. Weights keep their dtype; quantized ones are dequantized to that of the network.
 
     Raises:
         ValueError: the configuration cannot be expressed as config.json, or the folder holds a sharded checkpoint,
@@ -27,7 +30,7 @@ def save_checkpoint(network: Transformer, folder: str | os.PathLike[str]) -> Non
     """
     folder = Path(folder)
     config = config_to_hf(network.config, network.dtype)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in plain_state_dict(network).items()}
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / INDEX).exists():
         raise ValueError(f"{folder} holds a sharded checkpoint ({INDEX}); save to another folder")
@@ -36,3 +39,14 @@ def save_checkpoint(network: Transformer, folder: str | os.PathLike[str]) -> Non
         config_path = files.enter_context(atomic_path(folder / "config.json"))
         save_file(tensors, weights_path, metadata={"format": "pt"})
         config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def plain_state_dict(network: Transformer) -> dict[str, Tensor]:
+    """The state dict that the network would have without quantization: quantized weights in the network's dtype."""
+    state = dict(network.state_dict())
+    for name, module in network.named_modules():
+        if isinstance(module, QuantizedLinear):
+            state[f"{name}.weight"] = module.weight.dequantize(network.dtype)
+        elif isinstance(module, QuantizedEmbedding):
+            state[f"{name}.weight"] = module(torch.arange(module.blocks.shape[0]))
+    return state

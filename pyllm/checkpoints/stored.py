@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyllm.ops import QuantizedTensor
+
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -18,19 +20,23 @@ class StoredTensor:
         dtype: what it is stored in; None for block-quantized data.
         nbytes: bytes in the file.
         read: reads it in the dtype asked for, as memory of its own.
+        quantized: packs it for products as it is stored; None where it is not quantized or no kernel reads its format.
+        blocks: GGUF's name of its format, and its (rows, bytes of a row) uint8 in the mapped file.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype | None
     nbytes: int
     read: Callable[[torch.dtype], Tensor]
+    quantized: Callable[[], QuantizedTensor] | None = None
+    blocks: tuple[str, Callable[[], Tensor]] | None = None
 
 
 def common_dtype(tensors: dict[str, StoredTensor]) -> torch.dtype:
-    """What dtype="auto" means: float32 if anything is quantized, otherwise the dtype most bytes are stored in.
+    """What dtype="auto" means for activations and plain weights: float32 if anything is quantized, otherwise the dtype
+    most bytes are stored in.
 
-    float32 holds every quantized value exactly. bfloat16 moves the logits of a small model by 0.4, enough to change the
-    first word of SmolLM2's answers.
+    bfloat16 moves the logits of a small quantized model by 0.4, enough to change the first word of SmolLM2's answers.
     """
     sizes: dict[torch.dtype, int] = {}
     for tensor in tensors.values():

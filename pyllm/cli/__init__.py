@@ -20,10 +20,12 @@ from pyllm.cli import eval as evaluation
 from pyllm.cli import tokenizer
 from pyllm.cli.bench import bench
 from pyllm.cli.chat import chat
+from pyllm.cli.convert import convert
 from pyllm.cli.demo import demo
 from pyllm.cli.generate import generate
 from pyllm.cli.info import info
 from pyllm.cli.pretrain import pretrain
+from pyllm.cli.quantize import quantize
 
 _INPUT_ERRORS = (ValueError, TypeError, OSError, RuntimeError, ImportError, FloatingPointError, MemoryError)
 
@@ -97,6 +99,8 @@ def application() -> typer.Typer:
     _add(app, "pretrain", pretrain)
     _add(app, "generate", generate)
     _add(app, "chat", chat)
+    _add(app, "quantize", quantize)
+    _add(app, "convert", convert)
     measures = _group("Measure models.")
     _add(measures, "perplexity", evaluation.perplexity)
     app.add_typer(measures, name="eval")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from pyllm import ops
+from pyllm.generation.logits import head_logits
 from pyllm.models import Transformer
 
+# Logits of a quantized head that are held at once: 32 MB of float32.
+_MOST_LOGITS = 1 << 23
 
-def token_log_probs(hidden: Tensor, lm_head_weight: Tensor, tokens: Tensor) -> Tensor:
+
+def token_log_probs(hidden: Tensor, lm_head_weight: Tensor | ops.QuantizedTensor, tokens: Tensor) -> Tensor:
     """Log-probability of `tokens` under softmax(hidden @ lm_head_weight.T).
 
-    The trainers' loss itself, so that what is sampled has the log-probability, to the bit, that training gives it.
+    The trainers' loss itself, so that what is sampled has the log-probability, to the bit, that training gives it. A
+    quantized head, which is not trained, makes its logits a few rows at a time.
 
     Args:
         hidden: (rows, hidden_size). lm_head_weight: (vocab_size, hidden_size). tokens: (rows,) int64.
@@ -19,7 +25,15 @@ def token_log_probs(hidden: Tensor, lm_head_weight: Tensor, tokens: Tensor) -> T
     Returns:
         (rows,) float32. A row's result depends on that row only.
     """
+    if isinstance(lm_head_weight, ops.QuantizedTensor):
+        rows = max(1, _MOST_LOGITS // lm_head_weight.shape[0])
+        parts = zip(hidden.split(rows), tokens.split(rows), strict=True)
+        return torch.cat([_chosen(head_logits(part, lm_head_weight), ids) for part, ids in parts])
     return -ops.linear_cross_entropy(hidden, lm_head_weight, tokens, reduction="none")
+
+
+def _chosen(logits: Tensor, tokens: Tensor) -> Tensor:
+    return torch.log_softmax(logits, -1).gather(1, tokens.long()[:, None])[:, 0].float()
 
 
 def sequence_log_probs(network: Transformer, input_ids: Tensor, *, first: int = 1) -> Tensor:

@@ -19,6 +19,7 @@ from pyllm.nn.attention import AttentionCache
 from pyllm.nn.attention_node import normed_attention
 from pyllm.nn.below_autograd import can_run_directly
 from pyllm.nn.mlp_node import normed_mlp
+from pyllm.nn.quantized import QuantizedEmbedding, QuantizedLinear
 from pyllm.nn.rotary import inverse_frequencies
 
 ACTIVATION_CHECKPOINTING = ("none", "selective", "full")
@@ -239,17 +240,25 @@ class Transformer(nn.Module):
         self._activation_checkpointing = kind
 
     @property
-    def lm_head_weight(self) -> Tensor:
-        """(vocab_size, hidden_size): hidden states times its transpose are the logits."""
+    def lm_head_weight(self) -> Any:
+        """(vocab_size, hidden_size): hidden states times its transpose are the logits. A tensor, or a `QuantizedTensor`
+        where the head was loaded quantized.
+        """
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.embed_tokens.weight.dtype
+        """Of activations, and of weights that are not quantized."""
+        return self.model.norm.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.model.embed_tokens.weight.device
+        return self.model.norm.weight.device
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether some weights are quantized; those are frozen."""
+        return any(isinstance(module, (QuantizedLinear, QuantizedEmbedding)) for module in self.modules())
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -291,7 +300,9 @@ class Transformer(nn.Module):
             input_lengths=input_lengths,
             last_token_only=last_token_only,
         )
-        return ops.linear(hidden, self.lm_head_weight)
+        weight = self.lm_head_weight
+        product = ops.quantized_linear if isinstance(weight, ops.QuantizedTensor) else ops.linear
+        return product(hidden, weight)
 
     def hidden_states(
         self,

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from pyllm.quantization.folder import save_quantized
 from pyllm.quantization.gguf_blocks import GGUF_FORMATS, quantize_gguf
+from pyllm.quantization.gguf_file import quantize_gguf_file
+from pyllm.quantization.quantize import quantize, quantize_network
 
-__all__ = ["GGUF_FORMATS", "quantize_gguf"]
+__all__ = [
+    "GGUF_FORMATS",
+    "quantize",
+    "quantize_gguf",
+    "quantize_gguf_file",
+    "quantize_network",
+    "save_quantized",
+]
