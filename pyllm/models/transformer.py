@@ -130,7 +130,10 @@ class Decoder(nn.Module):
         self, config: ModelConfig, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, device=device, dtype=dtype)
+        shape = (config.vocab_size, config.hidden_size)
+        # Drawing on the meta device would import torch's compiler for nothing.
+        table = torch.empty(shape, device=device, dtype=dtype) if device == "meta" else None
+        self.embed_tokens = nn.Embedding(*shape, _weight=table, device=device, dtype=dtype)
         self.embedding_scale = config.embedding_scale
         self.embed_positions = self.rotary = self.local_rotary = None
         if config.position_embedding == "learned":

@@ -14,5 +14,10 @@ class Linear(torch.nn.Linear):
     x (..., in) -> (..., out), in x's dtype.
     """
 
+    def reset_parameters(self) -> None:
+        """Draws weights as torch does, but not on the meta device: that would import torch's compiler for nothing."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.weight, self.bias)

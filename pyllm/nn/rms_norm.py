@@ -44,7 +44,8 @@ class RMSNorm(torch.nn.RMSNorm):
 
     def reset_parameters(self) -> None:
         """Weights that multiply by one."""
-        torch.nn.init.constant_(self.weight, 1.0 - self.weight_offset)
+        if not self.weight.is_meta:
+            torch.nn.init.constant_(self.weight, 1.0 - self.weight_offset)
 
     @overload
     def forward(self, x: Tensor) -> Tensor: ...
