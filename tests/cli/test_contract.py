@@ -7,6 +7,8 @@ from tests.cli.test_frame import COMMANDS
 CONTRACT = {
     "info": {"--json"},
     "demo": {"--data", "--out", "--model", "--seconds"},
+    "quantize": {"--model", "--method", "--format", "--bits", "--out"},
+    "convert": {"--model", "--out", "--dtype"},
     "bench": {"op", "--full", "--runs", "--isa", "--texts", "--only", "--json"},
     "tokenizer train": {
         "--data",

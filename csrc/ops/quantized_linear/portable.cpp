@@ -23,8 +23,9 @@ namespace {
 constexpr int kDirectRows = 2;
 constexpr int kTileRows = (kVectorRegisters - 4) / (2 * kVecs);
 constexpr int64_t kGroupPanels = 8, kBlockRows = 192;
-constexpr int64_t kUnitsAhead =
-    4;  // the hardware asks for too little of a stream that takes so long to unpack
+// Asked for: the hardware does too little for a stream that takes so long to unpack.
+constexpr int64_t kUnitsAhead = 4;
+constexpr int64_t kTasks = 16;           // wanted of a weight with few panels
 constexpr int64_t kForkCodes = 1 << 14;  // codes times rows that pay for a fork
 
 struct Rows {
@@ -107,7 +108,8 @@ void run_forward(const Product& p) {
   with_policy(*p.weight.format, [&](auto policy, const Table& table) {
     using Policy = decltype(policy);
     const Activations x(p, order_of<Policy>());
-    const int64_t panels = p.weight.layout.panels, at_once = p.rows <= kDirectRows ? 1 : kGroupPanels;
+    const int64_t panels = p.weight.layout.panels;
+    const int64_t at_once = p.rows <= kDirectRows ? 1 : smaller(kGroupPanels, ceil_div(panels, kTasks));
     const int64_t block = smaller(p.rows, kBlockRows);
     const int64_t codes = p.weight.layout.units * kInputs * kOutputs * at_once;
     const int64_t grain = 1 + kForkCodes / (codes * p.rows + 1);
