@@ -1,5 +1,6 @@
 #include "expression_syntax.h"
 
+#include <map>
 #include <stdexcept>
 #include <string>
 
@@ -194,6 +195,18 @@ class Parser {
     return add({.kind = Kind::lookahead, .set = add_set(set), .at_end = negated});
   }
 
+  // Remembered: collecting a set looks at every code point.
+  const SymbolSet& property(std::string_view name) {
+    const auto [known, is_new] = properties_.try_emplace(name);
+    if (is_new) known->second = property_set(name);
+    return known->second;
+  }
+  const SymbolSet& shorthand(char letter) {
+    const auto [known, is_new] = shorthands_.try_emplace(letter);
+    if (is_new) known->second = shorthand_set(letter);
+    return known->second;
+  }
+
   // What follows a backslash, as a set.
   SymbolSet parse_escape() {
     expect("\\");
@@ -202,14 +215,14 @@ class Parser {
       const bool negated = take("^");
       const size_t end = text_.find('}', at_);
       if (end == std::string_view::npos) fail("\\p without '}'");
-      const SymbolSet set = property_set(text_.substr(at_, end - at_));
+      const SymbolSet& set = property(text_.substr(at_, end - at_));
       if (set.empty()) fail("unknown property '" + std::string(text_.substr(at_, end - at_)) + "'");
       at_ = end + 1;
       return negated != inverted ? complement(set) : set;
     }
     const uint32_t c = take_character();
-    if (c == 's' || c == 'd' || c == 'w') return shorthand_set(static_cast<char>(c));
-    if (c == 'S' || c == 'D' || c == 'W') return complement(shorthand_set(static_cast<char>(c + 32)));
+    if (c == 's' || c == 'd' || c == 'w') return shorthand(static_cast<char>(c));
+    if (c == 'S' || c == 'D' || c == 'W') return complement(shorthand(static_cast<char>(c + 32)));
     const uint32_t literal = literal_escape(c);
     return {{literal, literal}};
   }
@@ -307,6 +320,8 @@ class Parser {
   size_t at_ = 0;
   int depth_ = 0;
   bool folding_ = false;
+  std::map<std::string_view, SymbolSet> properties_;
+  std::map<char, SymbolSet> shorthands_;
   ParsedExpression result_;
 };
 

@@ -66,6 +66,9 @@ def test_missing_bytes_are_found_in_their_file(tmp_path: Path) -> None:
         "".join(map(chr, range(0x4E00, 0x9000))),
         "(" * 100_000,
         "[" * 100_000,
+        r"\p{L}" * 200_000,
+        r"\w" * 200_000,
+        "[" + r"\p{L}" * 20_000,
     ],
     ids=lambda expression: expression[:20],
 )
