@@ -8,27 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyllm.checkpoints.dequantize import BLOCK_FORMATS
 from pyllm.checkpoints.gguf import BLOCK_TYPES, BlockType
 from pyllm.ops import _library
 
-# In csrc/formats/quantize.cpp.
-GGUF_FORMATS = (
-    *(
-        "Q4_0",
-        "Q4_1",
-        "Q5_0",
-        "Q5_1",
-        "Q8_0",
-        "Q2_K",
-        "Q3_K",
-        "Q4_K",
-        "Q5_K",
-        "Q6_K",
-        "IQ4_NL",
-        "IQ4_XS",
-        "MXFP4",
-    ),
-)
+# csrc/formats/quantize.cpp writes every type that is read.
+GGUF_FORMATS = BLOCK_FORMATS
 BLOCKS: dict[str, BlockType] = {block.name: block for block in BLOCK_TYPES.values()}
 
 
