@@ -46,7 +46,7 @@ SECONDS ?= 600
 sanitize: $(VENV)/tested  ## kernels under address, undefined-behaviour and thread sanitizers: SECONDS=600 of random cases each
 	$(BIN)/python -m tests.native.sanitize $(SECONDS)
 
-fuzz: $(VENV)/tested  ## damaged files, random tokenizers, texts and templates, for SECONDS=600 in all
+fuzz: $(VENV)/tested  ## damaged files, random tokenizers and texts, for SECONDS=600 in all
 	$(BIN)/python -m tests.fuzz $(SECONDS)
 
 lint: $(VENV)/tested  ## ruff, mypy, clang-format
