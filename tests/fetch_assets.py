@@ -149,7 +149,8 @@ def download(package: Package, folder: Path) -> None:
                 (file.parent / "__init__.py").touch()
                 file.write_text(METADATA_BACKEND, encoding="utf-8")
             options = ["--no-binary=:all:", "--no-build-isolation", "-d", str(folder), requirement]
-            environment = {**os.environ, "PYTHONPATH": str(folder / "backends")}
+            # Absolute: pip asks the backend from the archive's own folder.
+            environment = {**os.environ, "PYTHONPATH": str((folder / "backends").resolve())}
             subprocess.run([*command, *options], check=True, env=environment)
             archive_file = next(folder.glob("*.tar.gz"))
             unpack(archive_file, archive_file.name.removesuffix(".tar.gz"), package, folder)
