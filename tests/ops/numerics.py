@@ -15,7 +15,7 @@ def assert_as_accurate(ours: Tensor, plain: Tensor, exact: Tensor, factor: float
     """Our max and RMS errors are at most `factor` times those of plain PyTorch in the same dtype, plus one ulp.
 
     The ulp is that of the largest exact value. `exact` is computed in a wider dtype. A single number (a sum over
-    everything) is a single draw of PyTorch's error, which may be near zero by luck: there it counts as one ulp at least.
+    everything) is a single draw of PyTorch's error, which can be near zero by luck: there it counts as one ulp or more.
     """
     assert ours.dtype == plain.dtype
     assert ours.shape == exact.shape
