@@ -45,16 +45,36 @@ def gradients(
     return outputs, list(torch.autograd.grad(outputs, wanted, grads))
 
 
-def check_op(ours: Callable[..., Any], plain: Callable[..., Any], inputs: Sequence[Any]) -> None:
-    """Outputs and gradients of `ours` obey the error rule against `plain` in the same and in a wider dtype."""
-    exact_inputs = [wider(x) if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
-    outputs, grads = gradients(ours, inputs)
-    plain_outputs, plain_grads = gradients(plain, inputs)
-    exact_outputs, exact_grads = gradients(plain, exact_inputs)
-    for mine, theirs, exact in zip(outputs, plain_outputs, exact_outputs, strict=True):
-        assert_as_accurate(mine.detach(), theirs.detach(), exact.detach(), FORWARD)
-    for mine, theirs, exact in zip(grads, plain_grads, exact_grads, strict=True):
-        assert_as_accurate(mine, theirs, exact, GRADIENT)
+def check_op(ours: Callable[..., Any], plain: Callable[..., Any], *draws: Sequence[Any]) -> None:
+    """Outputs and gradients of `ours` obey the error rule against `plain` in the same and in a wider dtype.
+
+    A result of one number is one draw of each error, which compares nothing: several `draws` of the inputs, of
+    equal shapes, are judged as one result.
+    """
+    outputs, grads = zip(*(gradients(ours, inputs, seed) for seed, inputs in enumerate(draws)), strict=True)
+    plain_outputs, plain_grads = zip(
+        *(gradients(plain, inputs, seed) for seed, inputs in enumerate(draws)), strict=True
+    )
+    exact_outputs, exact_grads = zip(
+        *(gradients(plain, in_wider_dtypes(inputs), seed) for seed, inputs in enumerate(draws)), strict=True
+    )
+    assert_all_as_accurate(outputs, plain_outputs, exact_outputs, FORWARD)
+    assert_all_as_accurate(grads, plain_grads, exact_grads, GRADIENT)
+
+
+def in_wider_dtypes(inputs: Sequence[Any]) -> list[Any]:
+    return [wider(x) if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
+
+
+def assert_all_as_accurate(
+    ours: Sequence[list[Tensor]], plain: Sequence[list[Tensor]], exact: Sequence[list[Tensor]], factor: float
+) -> None:
+    """The error rule for each of the tensors of a result; the draws of one tensor are one."""
+    sides = [
+        [torch.stack(draws).detach() for draws in zip(*side, strict=True)] for side in (ours, plain, exact)
+    ]
+    for mine, theirs, right in zip(*sides, strict=True):
+        assert_as_accurate(mine, theirs, right, factor)
 
 
 def assert_same_bits_at_any_thread_count(function: Callable[[], Sequence[Tensor]]) -> None:
