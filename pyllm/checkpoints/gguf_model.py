@@ -91,6 +91,14 @@ def state_dict_name(name: str, sandwich_norms: bool = False) -> str:
     return f"{prefix}{target}.{match[3]}"
 
 
+def gguf_name(name: str, sandwich_norms: bool = False) -> str:
+    """The inverse of `state_dict_name`."""
+    names = {ours: stored for stored, ours in (_SANDWICH_NAMES if sandwich_norms else _NAMES).items()}
+    stem, suffix = name.rsplit(".", 1)
+    layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", stem)
+    return f"{names[stem]}.{suffix}" if layer is None else f"blk.{layer[1]}.{names[layer[2]]}.{suffix}"
+
+
 class _Metadata:
     """Typed access to one architecture's keys."""
 
@@ -235,7 +243,7 @@ def _stored(file: GGUFFile, info: TensorInfo, config: ModelConfig) -> StoredTens
         raise GGUFError(f"{file.path}: {error}") from None
 
     def data_in_order() -> np.ndarray:
-        data, heads = file.tensor_bytes(info.name), _permuted_heads(info.name, config)
+        data, heads = file.tensor_bytes(info.name), permuted_heads(info.name, config)
         return _unpermute(data, info, heads) if heads else data
 
     def read(dtype: torch.dtype) -> Tensor:
@@ -257,7 +265,7 @@ def _stored(file: GGUFFile, info: TensorInfo, config: ModelConfig) -> StoredTens
     return StoredTensor(info.shape, None, info.nbytes, read, quantized, (info.type.name, rows))
 
 
-def _permuted_heads(name: str, config: ModelConfig) -> int:
+def permuted_heads(name: str, config: ModelConfig) -> int:
     """Heads whose rows are stored in interleaved rotary order: llama's query and key projections."""
     if config.model_type != "llama":
         return 0

@@ -84,7 +84,7 @@ def config_to_hf(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
     data |= _family_keys(config)
-    lost = _differences(config, config_from_hf(data))
+    lost = differing_fields(config, config_from_hf(data))
     if lost:
         raise ValueError(f"a {config.model_type} config.json cannot express this model's {lost}")
     return data
@@ -154,7 +154,7 @@ def _family_keys(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _differences(config: ModelConfig, other: ModelConfig) -> list[str]:
+def differing_fields(config: ModelConfig, other: ModelConfig) -> list[str]:
     """Fields in which two configurations describe different networks."""
     names = [
         field.name

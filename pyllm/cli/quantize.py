@@ -15,7 +15,7 @@ def quantize(
     model: Annotated[
         Path, typer.Option(help="A .gguf file, or a folder with config.json and *.safetensors.")
     ],
-    out: Annotated[Path, typer.Option(help="A .gguf file (from a .gguf file), or a folder.")],
+    out: Annotated[Path, typer.Option(help="A .gguf file, or a folder.")],
     method: Annotated[str, typer.Option(help="rtn: round to the nearest, without data.")] = "rtn",
     bits: Annotated[int | None, typer.Option(help="Chooses a format where none is named.")] = None,
     format: Annotated[
@@ -35,7 +35,7 @@ def quantize(
     """
     import pyllm
     from pyllm.cli.progress import progress_bar
-    from pyllm.quantization import quantize_gguf_file, save_quantized
+    from pyllm.quantization import quantize_gguf_file, save_gguf, save_quantized
 
     if method != "rtn":
         raise ValueError(f"--method must be rtn, got {method!r}")
@@ -46,14 +46,15 @@ def quantize(
         save_quantized(loaded.network, out, chosen)
         loaded.save_tokenizer(out)
         return
-    if model.suffix != ".gguf":
-        raise ValueError(f"--out: a .gguf file is made from a .gguf file, --model is {str(model)!r}")
     if out.exists() and out.samefile(model):
         raise ValueError("--out is the file of --model")
     with progress_bar() as show:
-        counts = quantize_gguf_file(
-            model, out, chosen, on_tensor=lambda _, done, total: show("quantizing", done, total)
-        )
+        hear = lambda _, done, total: show("quantizing", done, total)  # noqa: E731
+        if model.suffix == ".gguf":
+            counts = quantize_gguf_file(model, out, chosen, on_tensor=hear)
+        else:
+            loaded = pyllm.load(model, dtype="float32")
+            counts = save_gguf(loaded.network, out, chosen, tokenizer=loaded.tokenizer, on_tensor=hear)
     print(", ".join(f"{count} tensors {kind}" for kind, count in sorted(counts.items())))
 
 

