@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -65,6 +66,14 @@ py::array_t<uint32_t> array_of(std::vector<TokenId> ids, size_t columns = 1) {
   return rows_of(std::make_unique<std::vector<TokenId>>(std::move(ids)), columns);
 }
 
+py::array_t<int64_t> offsets_of(const EncodeOutput& output) {
+  auto offsets = std::make_unique<std::vector<int64_t>>();
+  for (const Span& span : output.offsets) {
+    offsets->insert(offsets->end(), {static_cast<int64_t>(span.begin), static_cast<int64_t>(span.end)});
+  }
+  return rows_of(std::move(offsets), 2);
+}
+
 class Encoding {
  public:
   // first_tokens: None if the first token of a text is like others. Takes the steps out of the two lists.
@@ -113,12 +122,40 @@ class Encoding {
   // -> arrays of ids, of byte offsets (n, 2) in the UTF-8 of the text, and of the piece that each id is of
   py::tuple encode_with_offsets(const py::object& text, const EncodeOptions& options) const {
     EncodeOutput output = encode(text, options, true);
-    auto offsets = std::make_unique<std::vector<int64_t>>();
-    for (const Span& span : output.offsets) {
-      offsets->insert(offsets->end(), {static_cast<int64_t>(span.begin), static_cast<int64_t>(span.end)});
+    const py::array offsets = offsets_of(output);
+    return py::make_tuple(array_of(std::move(output.ids)), offsets, array_of(std::move(output.pieces)));
+  }
+
+  // -> ids, byte offsets (n, 2) and pieces of the ids as above; what the normalizers made of the text, and
+  // the pieces: each (begin, end, bytes)
+  py::tuple trace(const py::object& text, const EncodeOptions& options) const {
+    const TextView view(text);
+    EncodeTrace trace;
+    EncodeOutput output;
+    output.with_offsets = true;
+    output.trace = &trace;
+    {
+      const py::gil_scoped_release release;
+      tokenizer_->encode(view.get(), options, output);
     }
-    return py::make_tuple(array_of(std::move(output.ids)), rows_of(std::move(offsets), 2),
-                          array_of(std::move(output.pieces)));
+    const auto list_parts = [](const std::vector<EncodeTrace::Part>& parts) {
+      py::list list;
+      for (const auto& [origin, bytes] : parts) {
+        list.append(py::make_tuple(origin.begin, origin.end, py::bytes(bytes)));
+      }
+      return list;
+    };
+    return py::make_tuple(list_of(output.ids), offsets_of(output), list_of(output.pieces),
+                          list_parts(trace.normalized), list_parts(trace.pieces));
+  }
+
+  // (rank, begin, cut, end) of each merge of a piece, in bytes.
+  std::vector<std::tuple<uint32_t, size_t, size_t, size_t>> merge_steps(const py::bytes& piece) const {
+    std::vector<std::tuple<uint32_t, size_t, size_t, size_t>> steps;
+    for (const auto& [rank, begin, cut, end] : tokenizer_->model().merge_steps(std::string_view(piece))) {
+      steps.emplace_back(rank, begin, cut, end);
+    }
+    return steps;
   }
 
   py::list encode_batch(const py::list& texts, const EncodeOptions& options, size_t num_threads) const {
@@ -319,6 +356,8 @@ PYBIND11_MODULE(_tokenizers, m) {
              return count <= limit ? std::optional(count) : std::nullopt;
            })
       .def("encode_with_offsets", &Encoding::encode_with_offsets)
+      .def("trace", &Encoding::trace)
+      .def("merge_steps", &Encoding::merge_steps)
       .def("encode_batch", &Encoding::encode_batch, py::arg("texts"), py::arg("options"),
            py::arg("num_threads"))
       .def("encode_batch_flat", &Encoding::encode_batch_flat, py::arg("texts"), py::arg("options"),

@@ -7,6 +7,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,14 +20,19 @@ struct Span {
   size_t begin, end;
 };
 
+// Unicode's longest decomposition makes 33 bytes of 3. What grows more is made to harm: a file of a hundred
+// steps that each double the text.
+inline constexpr size_t kMostGrowth = 64, kSmallGrowth = 1 << 16;
+
 struct AlignedText {
   std::string text;
   bool aligned = false;
-  std::vector<Span> origins;  // by byte of the text; empty if not aligned
+  std::vector<Span> origins;     // by byte of the text; empty if not aligned
+  size_t most_bytes = SIZE_MAX;  // that steps may make of it
 
   // A part of the original text that starts at `begin`.
   static AlignedText of(std::string_view text, size_t begin, bool aligned) {
-    AlignedText result{std::string(text), aligned, {}};
+    AlignedText result{std::string(text), aligned, {}, kMostGrowth * text.size() + kSmallGrowth};
     if (aligned) {
       result.origins.reserve(text.size());
       for (size_t i = 0; i < text.size(); ++i) result.origins.push_back({begin + i, begin + i + 1});
@@ -48,11 +55,15 @@ class AlignedTextWriter {
  public:
   explicit AlignedTextWriter(const AlignedText& source) : source_(source) {
     written_.aligned = source.aligned;
+    written_.most_bytes = source.most_bytes;
     written_.text.reserve(source.text.size() + source.text.size() / 8);
   }
 
-  // Bytes that stand for a part of the source.
+  // Bytes that stand for a part of the source. Throws std::length_error where the text has grown too much.
   void append(std::string_view bytes, Span part) {
+    if (written_.text.size() + bytes.size() > written_.most_bytes) {
+      throw std::length_error("normalizers: the text grows to more than 64 times its size");
+    }
     written_.text += bytes;
     if (written_.aligned) written_.origins.insert(written_.origins.end(), bytes.size(), source_.origin(part));
   }

@@ -4,6 +4,7 @@
 #include <iterator>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "encoder_scratch.h"
 #include "hash.h"
@@ -155,6 +156,17 @@ void BytePairEncoder::append_lengths(std::string_view piece, const TokenId* ids,
     }
     lengths.push_back(i + 1 == count ? piece.size() - begin : at - begin);
   }
+}
+
+std::vector<MergeStep> BytePairEncoder::merge_steps(std::string_view piece) const {
+  std::vector<PieceSymbol> symbols;
+  for (size_t at = 0; at < piece.size(); ++at) {
+    const TokenId id = byte_tokens_[static_cast<unsigned char>(piece[at])];
+    if (id != kNoToken) symbols.push_back({id, {at, at + 1}});
+  }
+  std::vector<MergeStep> steps;
+  append_merge_steps(merges_, std::move(symbols), steps);
+  return steps;
 }
 
 // Pieces on their way through the caches.

@@ -46,6 +46,7 @@ class BytePairEncoder final : public Model {
   void encode_text(NextPiece next_piece, std::string_view text, EncoderScratch& scratch,
                    std::vector<TokenId>& out) const override;
   std::vector<MergeRule> merges() const override { return rules_; }
+  std::vector<MergeStep> merge_steps(std::string_view piece) const override;
 
  private:
   void find_byte_tokens(const TokenTable& table, bool all_required);

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <tuple>
 #include <unordered_set>
+#include <utility>
 
 #include "encoder_scratch.h"
 #include "marker.h"
@@ -258,6 +259,24 @@ void CharacterPairEncoder::encode_unfrozen(std::string_view text, EncoderScratch
     encode_word(word, scratch, writer);
     if (cacheable) scratch.cache.store(word, hash, {ids.data() + before, ids.size() - before});
   }
+}
+
+std::vector<MergeStep> CharacterPairEncoder::merge_steps(std::string_view piece) const {
+  std::vector<MergeStep> steps;
+  std::vector<PieceSymbol> symbols;
+  for (size_t at = 0; at < piece.size();) {
+    if (const size_t frozen = frozen_.longest_at(piece, at).second; frozen > 0) {
+      append_merge_steps(merges_, std::exchange(symbols, {}), steps);
+      at += frozen;
+      continue;
+    }
+    const size_t length = decode_utf8(piece, at).length;
+    const TokenId id = table_.find(piece.substr(at, length));
+    if (id != kNoToken || !drops_unknown_) symbols.push_back({id, {at, at + length}});
+    at += length;
+  }
+  append_merge_steps(merges_, std::move(symbols), steps);
+  return steps;
 }
 
 void CharacterPairEncoder::encode_word(std::string_view word, EncoderScratch& scratch,

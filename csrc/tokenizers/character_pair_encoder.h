@@ -43,6 +43,7 @@ class CharacterPairEncoder final : public Model {
   void encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& ids,
                     std::vector<size_t>* lengths) const override;
   std::vector<MergeRule> merges() const override;
+  std::vector<MergeStep> merge_steps(std::string_view piece) const override;
   bool cuts_between(uint32_t before, uint32_t after) const override;
 
  private:

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "merge_steps.h"
 #include "merge_table.h"
 #include "pretokenizer.h"
 #include "vocabulary.h"
@@ -50,6 +51,9 @@ class Model {
 
   // Every merge, derived ones included, by ascending rank; empty for models without merges.
   virtual std::vector<MergeRule> merges() const { return {}; }
+
+  // The merges that lead from the smallest symbols of a piece to what merging makes of it, in order.
+  virtual std::vector<MergeStep> merge_steps(std::string_view) const { return {}; }
 
   // Writes the tables that take time to make; nothing where they are made anew.
   virtual void store(SectionWriter&) const {}

@@ -167,12 +167,13 @@ void Tokenizer::encode(std::string_view text, const EncodeOptions& options, Enco
   };
   walk_matches(
       text, raw_.find_all(text, options.matched, options.plain, options.guarded), gap,
-      [&](const AddedTokenMatch& match) { add_token(match.token->id, {match.begin, match.end}, work); });
+      [&](const AddedTokenMatch& match) { add_token(*match.token, {match.begin, match.end}, work); });
 }
 
-void Tokenizer::add_token(TokenId id, Span origin, Work& work) {
-  work.out.ids.push_back(id);
+void Tokenizer::add_token(const AddedToken& token, Span origin, Work& work) {
+  work.out.ids.push_back(token.id);
   if (!work.out.with_offsets) return;
+  if (work.out.trace != nullptr) work.out.trace->pieces.push_back({origin, token.content});
   work.out.offsets.push_back(origin);
   work.out.pieces.push_back(work.piece++);
 }
@@ -198,11 +199,14 @@ void Tokenizer::encode_whole(std::string_view text, size_t begin, const std::vec
   const bool changes = may_change(text);
   const bool aligned = work.out.with_offsets || (changes && (minds_start_ || !plain.empty()));
   AlignedText source = AlignedText::of(text, begin, aligned);
+  const AlignedText result = changes ? normalized(std::move(source)) : std::move(source);
+  if (work.out.trace != nullptr) {
+    work.out.trace->normalized.push_back({{begin, begin + text.size()}, result.text});
+  }
   if (!changes) {
-    encode_normalized(source, begin == 0, plain, work);
+    encode_normalized(result, begin == 0, plain, work);
     return;
   }
-  const AlignedText result = normalized(std::move(source));
   encode_normalized(result, begin == 0, plain.empty() ? plain : made_of(result, begin, plain), work);
 }
 
@@ -269,7 +273,7 @@ void Tokenizer::encode_normalized(const AlignedText& text, bool at_start, const 
     encode_parts(writer.finish(), at_start && begin == 0, work);
   };
   const auto token = [&](const AddedTokenMatch& match) {
-    add_token(match.token->id,
+    add_token(*match.token,
               work.out.with_offsets ? text.origin({match.begin, match.end}) : Span{match.begin, match.end},
               work);
   };
@@ -350,6 +354,7 @@ void Tokenizer::encode_piece(const AlignedText& text, Span piece, Work& work) co
   work.lengths.clear();
   std::vector<size_t>* lengths = work.out.with_offsets ? &work.lengths : nullptr;
   model_->encode_piece(bytes, work.scratch, work.out.ids, lengths);
+  if (work.out.trace != nullptr) work.out.trace->pieces.push_back({text.origin(piece), std::string(bytes)});
   size_t at = piece.begin;
   for (const size_t length : work.lengths) {
     work.out.offsets.push_back(text.origin({at, at + length}));

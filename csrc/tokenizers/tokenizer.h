@@ -47,6 +47,16 @@ struct EncodeOptions {
   TokenFilter guarded;
 };
 
+// What a text was on its way to ids. Origins are bytes of the text.
+struct EncodeTrace {
+  struct Part {
+    Span origin;
+    std::string text;
+  };
+  std::vector<Part> normalized;  // what the normalizers made of the text between added tokens
+  std::vector<Part> pieces;      // by number: what the model was given, or an added token
+};
+
 // Where ids go.
 struct EncodeOutput {
   std::vector<TokenId> ids;
@@ -54,6 +64,7 @@ struct EncodeOutput {
   std::vector<Span> offsets;
   std::vector<uint32_t> pieces;
   bool with_offsets = false;
+  EncodeTrace* trace = nullptr;  // filled if `with_offsets`
   // Text is no longer read once there are more ids than this.
   size_t most_ids = SIZE_MAX;
 
@@ -86,7 +97,7 @@ class Tokenizer {
   class ScratchLease;
   struct Work;
 
-  static void add_token(TokenId id, Span origin, Work& work);
+  static void add_token(const AddedToken& token, Span origin, Work& work);
   void encode_between(std::string_view text, size_t begin, const std::vector<Span>& plain, Work& work) const;
   void encode_words(std::string_view text, size_t begin, Work& work) const;
   void encode_whole(std::string_view text, size_t begin, const std::vector<Span>& plain, Work& work) const;

@@ -37,7 +37,7 @@ class Options:
         value = self._left.pop(name, default)
         if value is ...:
             raise ValueError(f"{self._what}: {name} is missing")
-        return value if value is default else _sound(expect(value, kind, f"{self._what}: {name}"), self._what)
+        return value if value is default else expect(value, kind, f"{self._what}: {name}")
 
     def take_pattern(self) -> tuple[str, str]:
         """(String or Regex, the pattern)."""
@@ -45,7 +45,7 @@ class Options:
         if len(pattern) != 1 or not pattern.keys() <= {"String", "Regex"}:
             raise ValueError(f"{self._what}: pattern: expected a String or a Regex, got {sorted(pattern)}")
         ((kind, text),) = pattern.items()
-        return kind, _sound(expect(text, str, f"{self._what}: pattern"), self._what)
+        return kind, expect(text, str, f"{self._what}: pattern")
 
     def finish(self) -> None:
         if self._left:
@@ -53,16 +53,6 @@ class Options:
 
     def unknown(self) -> ValueError:
         return ValueError(f"{self._what} is not supported")
-
-
-def _sound(value: Any, what: str) -> Any:
-    """The value; JSON can spell half a character, which has no UTF-8."""
-    if isinstance(value, str) and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{what}: {error}") from None
-    return value
 
 
 def flatten(component: Any, members: str) -> tuple[Step, ...]:

@@ -20,9 +20,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(text: bytes) -> dict[str, Any]:
-    """The JSON object in a text. Raises ValueError for anything else."""
+    """The JSON object in a text. Raises ValueError for anything else, and for half a character (a lone surrogate)."""
     try:
-        document = json.loads(text)
+        document = json.loads(text.decode("utf-8-sig"))
+        if b"\\ud" in text or b"\\uD" in text:
+            json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not a JSON file: {error}") from error
     if not isinstance(document, dict):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from pyllm.tokenizers.chat import RenderedChat
+    from pyllm.tokenizers.explanation import Explanation
     from pyllm.tokenizers.training import Progress, TextSources
 
 
@@ -262,6 +263,24 @@ class Tokenizer(ModelInputs):
         options = self._checked_options([text], allowed_special, disallowed_special)
         ids, offsets, _ = self._encoding.encode_with_offsets(text, options)
         return ids.tolist(), offsets if unit == "bytes" else in_characters(offsets, text)
+
+    def explain(
+        self,
+        text: Text,
+        *,
+        add_special_tokens: bool = False,
+        allowed_special: Specials = (),
+        disallowed_special: Specials = "all",
+    ) -> Explanation:
+        """How `encode` comes to the ids of a text; print it.
+
+        For every piece of the text its place, the tokens, the merges that lead to them or their scores, and which are
+        added tokens; what the normalizers changed; special tokens that were left as plain text.
+        """
+        from pyllm.tokenizers.explanation import explain
+
+        options = self._checked_options([text], allowed_special, disallowed_special)
+        return explain(self, text, options, add_special_tokens)
 
     def count(
         self,

@@ -7,11 +7,12 @@ import functools
 import io
 import json
 import random
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from pyllm import Tokenizer
+from pyllm import Tokenizer, _tokenizers
 from pyllm.tokenizers.byte_alphabet import spell
 from tests.checkpoints.gguf_bytes import STRING, U32
 from tests.fuzz.gguf_parts import BOOL, F32, I32, Key, Parts, mutate_parts
@@ -246,6 +247,54 @@ def _gguf(rng: random.Random, folder: Path) -> None:
     use(path, rng)
 
 
+def own_sections(content: bytes) -> dict[str, bytes]:
+    """The sections of a sound file of our own form (csrc/tokenizers/sections.h)."""
+    (count,) = struct.unpack_from("<I", content, 12)
+    entries = [struct.unpack_from("<32sQQQ", content, 32 + 56 * i) for i in range(count)]
+    return {name.rstrip(b"\0").decode(): content[at : at + size] for name, at, size, _ in entries}
+
+
+def _own_form(rng: random.Random, folder: Path) -> None:
+    """Damage that the checksums find, or damaged sections with checksums that fit, which their readers find."""
+    from tests.fuzz.random_tokenizers import random_document
+
+    source, path = folder / "tokenizer.json", folder / "x.pyllm-tokenizer"
+    source.write_text(json.dumps(random_document(rng)))
+    Tokenizer.from_file(source).save(path)
+    content = path.read_bytes()
+    if rng.random() < 0.2:
+        path.write_bytes(mutate_bytes(rng, content))
+    else:
+        sections = own_sections(content)
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            _damage_section(rng, sections)
+        writer = _tokenizers.SectionWriter()
+        for name, part in sections.items():
+            writer.text(name, part)
+        path.write_bytes(writer.finish())
+    use(path, rng)
+
+
+def _damage_section(rng: random.Random, sections: dict[str, bytes]) -> None:
+    name = rng.choice(list(sections))
+    part = sections[name]
+    match rng.randrange(8):
+        case 0:
+            del sections[name]
+        case 1:
+            sections[name] = sections[rng.choice(list(sections))]
+        case 2:
+            sections[name] = part[: rng.randrange(len(part) + 1) // 4 * 4]
+        case 3 | 4 if name == "definition":
+            sections[name] = json.dumps(mutate_json(rng, json.loads(part))).encode()
+        case 3 | 4 if len(part) >= 4:
+            at = rng.randrange(len(part) // 4) * 4
+            word = rng.choice((0, 1, 2, 255, 1 << 22, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, len(part)))
+            sections[name] = part[:at] + struct.pack("<I", word) + part[at + 4 :]
+        case _:
+            sections[name] = mutate_bytes(rng, part)
+
+
 CASES: dict[str, Case] = {
     "tokenizer-json": _tokenizer_json,
     "vocab-merges": _vocabulary_and_merges,
@@ -254,4 +303,5 @@ CASES: dict[str, Case] = {
     "vocab-txt": _vocab_txt,
     "sentencepiece": _sentencepiece,
     "gguf-vocabulary": _gguf,
+    "own-form": _own_form,
 }

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pyllm import Tokenizer
+from pyllm import Tokenizer, _tokenizers
 from tests.fuzz.harness import limited_memory
-from tests.fuzz.tokenizer_files import byte_level_document
+from tests.fuzz.tokenizer_files import byte_level_document, own_sections
 
 
 def write_json(folder: Path, **parts: Any) -> Path:
@@ -80,3 +80,37 @@ def test_expressions_that_would_need_too_many_states(expression: str, tmp_path: 
     with limited_memory(), pytest.raises(ValueError, match=r"tokenizer\.json: regular expression"):
         Tokenizer.from_file(path)
     assert time.process_time() - begin < 10
+
+
+@pytest.mark.parametrize("steps", [1, 200])
+def test_normalizers_that_make_a_text_grow_without_end(steps: int, tmp_path: Path) -> None:
+    """Two hundred steps that double the text, and one that makes a megabyte of each letter."""
+    content = "aa" if steps > 1 else "a" * 1_000_000
+    replace = {"type": "Replace", "pattern": {"String": "a"}, "content": content}
+    document = {"type": "Sequence", "normalizers": [replace] * steps}
+    tokenizer = Tokenizer.from_file(write_json(tmp_path, normalizer=document))
+    with limited_memory(), pytest.raises(ValueError, match="normalizers: the text grows"):
+        tokenizer.encode("a" * 1000)
+    assert tokenizer.encode("b") == tokenizer.encode(b"b")
+
+
+def test_normalizers_may_make_a_text_grow_as_unicode_does(tmp_path: Path) -> None:
+    """U+FDFA becomes 18 characters, whose spaces Metaspace's marker makes larger again."""
+    steps = [{"type": "NFKC"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁▁"}]
+    path = write_json(tmp_path, normalizer={"type": "Sequence", "normalizers": steps})
+    text = "\ufdfa" * 100_000
+    theirs = pytest.importorskip("tokenizers").Tokenizer.from_file(str(path))
+    assert Tokenizer.from_file(path).encode(text) == theirs.encode(text).ids
+
+
+def test_half_a_character_in_our_own_form(tmp_path: Path) -> None:
+    path = tmp_path / "x.pyllm-tokenizer"
+    Tokenizer.train(["text"], 257).save(path)
+    sections = own_sections(path.read_bytes())
+    sections["definition"] = sections["definition"].replace(b'"bos_token": null', b'"bos_token": "\\ud800"')
+    writer = _tokenizers.SectionWriter()
+    for name, part in sections.items():
+        writer.text(name, part)
+    path.write_bytes(writer.finish())
+    with pytest.raises(ValueError, match=r"x\.pyllm-tokenizer: .*surrogate"):
+        Tokenizer.from_file(path)

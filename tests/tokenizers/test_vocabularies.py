@@ -37,10 +37,6 @@ SENTENCEPIECE = {
 # The large files take seconds to load, twice.
 QUICK = ("t5", "minilm")
 _GGUF = "llama-cpp-python/vendor/llama.cpp/models/ggml-vocab-{}.gguf"
-GGUF = [
-    *("bert-bge", "command-r", "deepseek-coder", "deepseek-llm", "falcon", "gemma-4", "gpt-2", "llama-bpe"),
-    *("llama-spm", "mpt", "phi-3", "qwen2", "qwen35", "refact", "starcoder"),
-]
 FAST_CHARACTERS = 3_000
 
 
@@ -171,24 +167,6 @@ def test_made_up_sentences_equal_tokenizers(name: str, text: str) -> None:
 def test_made_up_sentences_equal_sentencepiece(name: str, text: str) -> None:
     ours, theirs = sentencepiece_pair(name)
     assert ours.encode(text, disallowed_special=()) == theirs.encode(text)
-
-
-@pytest.mark.parametrize("vocabulary", GGUF)
-def test_published_ids_of_gguf_vocabularies(vocabulary: str) -> None:
-    path = asset(_GGUF.format(vocabulary))
-    ours = Tokenizer.from_file(path)
-    inputs = path.with_name(f"{path.name}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
-    outputs = path.with_name(f"{path.name}.out").read_text().split("\n")
-    assert len(inputs) >= 40
-    for text, line in zip(inputs, outputs, strict=False):
-        assert ours.encode(text, disallowed_special=()) == [int(number) for number in line.split()], text
-
-
-@pytest.mark.parametrize("vocabulary", ["aquila", "baichuan", "gpt-neox", "nomic-bert-moe"])
-def test_gguf_vocabularies_without_published_ids_come_back(vocabulary: str) -> None:
-    ours = Tokenizer.from_file(asset(_GGUF.format(vocabulary)))
-    for text in ("Hello world", "don't 12345", "世界 héllo"):
-        assert ours.decode(ours.encode(text)) == text
 
 
 @pytest.mark.parametrize(
