@@ -66,6 +66,7 @@ template <int Width, class T, class Order = Ascending>
     if (stride_k == 1) {
       for (int64_t k = 0; k < k_count; k += kLanes) {
         const int64_t depth = lanes_of(k_count - k);
+        for (int64_t n = 0; n < lanes; ++n) __builtin_prefetch(from + (Width + n) * stride_n + k);
         Vec block[kLanes];
         load_transposed(from + k, stride_n, lanes, depth, block);
         float* to = packed + order(k) * Width + v;

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pyllm import ops
 from pyllm.nn.linear import Linear
@@ -72,11 +71,4 @@ class MLP(torch.nn.Module):
         self.down_proj = Linear(intermediate_size, hidden_size, bias, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(plain_activation(self.up_proj(x), self.activation))
-
-
-def plain_activation(x: Tensor, activation: str) -> Tensor:
-    """activation(x), by the names of `pyllm.ops.glu`."""
-    if activation == "silu":
-        return F.silu(x)
-    return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
+        return self.down_proj(ops.activate(self.up_proj(x), self.activation))

@@ -25,7 +25,7 @@ from pyllm.nn.below_autograd import (
     project_gradients,
 )
 from pyllm.nn.layer_norm import LayerNorm
-from pyllm.nn.mlp import MLP, GatedMLP, plain_activation
+from pyllm.nn.mlp import MLP, GatedMLP
 from pyllm.nn.rms_norm import RMSNorm
 
 
@@ -96,11 +96,21 @@ class _NormedMLP(torch.autograd.Function):
                 gate = None if gate_weight is None else project(y, gate_weight, gate_bias)
                 up = project(y, up_weight, up_bias)
             grad_out = cast(grad_out, options.dtype)
-            product = _activate(gate, up, options.activation)
+            grad_product = project_back((grad_out, down_weight))
+            if gate is None:
+                grad_gate = None
+                grad_up, product = torch.ops.pyllm.activate_backward.default(
+                    grad_product, up, options.activation
+                )
+                del grad_product
+            else:
+                grad_gate, grad_up = torch.ops.pyllm.glu_backward.default(
+                    grad_product, gate, up, options.activation
+                )
+                del grad_product
+                product = _activate(gate, up, options.activation)
             down_grads = project_gradients(grad_out, product, down_weight, down_bias)
             del product
-            grad_product = project_back((grad_out, down_weight))
-            grad_gate, grad_up = _activation_gradients(grad_product, gate, up, options.activation)
             up_grads = project_gradients(grad_up, y, up_weight, up_bias)
             if grad_gate is None:
                 grad_y = project_back((grad_up, up_weight))
@@ -117,17 +127,5 @@ class _NormedMLP(torch.autograd.Function):
 def _activate(gate: Tensor | None, up: Tensor, activation: str) -> Tensor:
     """activation(gate) * up, or activation(up) where there is no gate."""
     if gate is None:
-        return plain_activation(up, activation)
+        return torch.ops.pyllm.activate.default(up, activation)
     return torch.ops.pyllm.glu.default(gate, up, activation)
-
-
-def _activation_gradients(
-    grad: Tensor, gate: Tensor | None, up: Tensor, activation: str
-) -> tuple[Tensor | None, Tensor]:
-    """Gradients of gate (None where there is none) and up."""
-    if gate is not None:
-        return torch.ops.pyllm.glu_backward.default(grad, gate, up, activation)
-    if activation == "silu":
-        return None, torch.ops.aten.silu_backward(grad, up)
-    approximate = "tanh" if activation == "gelu_tanh" else "none"
-    return None, torch.ops.aten.gelu_backward(grad, up, approximate=approximate)

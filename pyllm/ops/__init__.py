@@ -14,11 +14,12 @@ from pyllm.ops.quantized_tensor import QuantizedTensor
 from pyllm.ops.rms_norm import rms_norm
 from pyllm.ops.rope import rope
 from pyllm.ops.sample import sample
-from pyllm.ops.swiglu import glu, swiglu
+from pyllm.ops.swiglu import activate, glu, swiglu
 
 __all__ = [
     "PagedKVCache",
     "QuantizedTensor",
+    "activate",
     "adamw_step",
     "adamw_steps",
     "attention",

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllm.ops import glu, swiglu
-from pyllm.ops.swiglu import ACTIVATIONS, glu_reference
+from pyllm.ops import activate, glu, swiglu
+from pyllm.ops.swiglu import ACTIVATIONS, activate_reference, glu_reference
 from tests.ops.numerics import GRADIENT, assert_as_accurate, assert_same_bits_at_any_thread_count, check_op
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -25,6 +25,28 @@ def test_error_rule(isa: str, shape: tuple[int, ...], dtype: torch.dtype, activa
     check_op(
         lambda g, u: glu(g, u, activation), lambda g, u: glu_reference(g, u, activation), inputs(shape, dtype)
     )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_error_rule_of_plain_activations(isa: str, dtype: torch.dtype, activation: str) -> None:
+    for shape in SHAPES:
+        x = inputs(shape, dtype)[0]
+        check_op(lambda x: activate(x, activation), lambda x: activate_reference(x, activation), [x])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_plain_activation_has_the_bits_of_a_gated_one_by_one(
+    isa: str, dtype: torch.dtype, activation: str
+) -> None:
+    x, grad_out = (t.detach() for t in inputs((5, 1003), dtype))
+    one = torch.ones_like(x)
+    y = activate(x, activation)
+    grad, again = torch.ops.pyllm.activate_backward(grad_out, x, activation)
+    assert torch.equal(y, glu(x, one, activation))
+    assert torch.equal(y, again)
+    assert torch.equal(grad, torch.ops.pyllm.glu_backward(grad_out, x, one, activation)[0])
 
 
 def exact_activation(x: torch.Tensor, activation: str) -> torch.Tensor:
@@ -53,6 +75,7 @@ def test_error_rule_in_every_window(isa: str, activation: str) -> None:
 def test_gradcheck(activation: str) -> None:
     arguments = [t.detach().double().requires_grad_() for t in inputs((3, 7), torch.float32)]
     assert torch.autograd.gradcheck(lambda g, u: glu(g, u, activation), arguments)
+    assert torch.autograd.gradcheck(lambda x: activate(x, activation), arguments[:1])
 
 
 def test_opcheck() -> None:
@@ -60,11 +83,15 @@ def test_opcheck() -> None:
     torch.library.opcheck(torch.ops.pyllm.glu.default, (gate, up, "gelu"))
     arguments = (torch.ones(2, 3, 8), gate.detach(), up.detach(), "silu")
     torch.library.opcheck(torch.ops.pyllm.glu_backward.default, arguments)
+    torch.library.opcheck(torch.ops.pyllm.activate.default, (gate, "gelu_tanh"))
+    torch.library.opcheck(
+        torch.ops.pyllm.activate_backward.default, (up.detach(), gate.detach(), "gelu_tanh")
+    )
 
 
 def check_compiled(backend: str) -> None:
     def f(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        return swiglu(gate * 2, up).sin() + glu(gate, up, "gelu_tanh")
+        return swiglu(gate * 2, up).sin() + glu(gate, activate(up, "gelu"), "gelu_tanh")
 
     compiled = torch.compile(f, fullgraph=True, dynamic=True, backend=backend)
     for rows in (3, 5):

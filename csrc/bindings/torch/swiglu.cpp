@@ -41,25 +41,26 @@ pyllm::swiglu::Input input(const Tensor& x) {
           .row_stride = x.is_contiguous() ? columns_of(x) : x.stride(x.dim() - 2)};
 }
 
-Tensor glu(const Tensor& gate_any, const Tensor& up_any, std::string activation) {
-  check_like(gate_any, up_any, "up");
-  const Tensor gate = regular(gate_any), up = regular(up_any);
+// `up` is null for a plain activation, whose backward returns (grad_x, activation(x)).
+Tensor forward(const Tensor& gate_any, const Tensor* up_any, const std::string& activation) {
+  const Tensor gate = regular(gate_any);
+  const Tensor up = up_any ? regular(*up_any) : gate;
   Tensor out = empty(gate, shape_of(gate));
   pyllm::swiglu::forward({.dtype = dtype_of(gate, kOp, "gate"),
                           .activation = parse(activation),
                           .rows = rows_of(gate),
                           .columns = columns_of(gate),
                           .gate = input(gate),
-                          .up = input(up),
+                          .up = up_any ? input(up) : pyllm::swiglu::Input{},
                           .out = out.mutable_data_ptr()});
   return out;
 }
 
-std::tuple<Tensor, Tensor> glu_backward(const Tensor& grad_any, const Tensor& gate_any, const Tensor& up_any,
-                                        std::string activation) {
+std::tuple<Tensor, Tensor> backward(const Tensor& grad_any, const Tensor& gate_any, const Tensor* up_any,
+                                    const std::string& activation) {
   check_like(gate_any, grad_any, "grad_out");
-  check_like(gate_any, up_any, "up");
-  const Tensor grad_out = regular(grad_any), gate = regular(gate_any), up = regular(up_any);
+  const Tensor grad_out = regular(grad_any), gate = regular(gate_any);
+  const Tensor up = up_any ? regular(*up_any) : gate;
   Tensor grad_gate = empty(gate, shape_of(gate)), grad_up = empty(gate, shape_of(gate));
   pyllm::swiglu::backward({.dtype = dtype_of(gate, kOp, "gate"),
                            .activation = parse(activation),
@@ -67,20 +68,42 @@ std::tuple<Tensor, Tensor> glu_backward(const Tensor& grad_any, const Tensor& ga
                            .columns = columns_of(gate),
                            .grad_out = input(grad_out),
                            .gate = input(gate),
-                           .up = input(up),
+                           .up = up_any ? input(up) : pyllm::swiglu::Input{},
                            .grad_gate = grad_gate.mutable_data_ptr(),
                            .grad_up = grad_up.mutable_data_ptr()});
   return {grad_gate, grad_up};
 }
 
+Tensor glu(const Tensor& gate, const Tensor& up, std::string activation) {
+  check_like(gate, up, "up");
+  return forward(gate, &up, activation);
+}
+
+std::tuple<Tensor, Tensor> glu_backward(const Tensor& grad_out, const Tensor& gate, const Tensor& up,
+                                        std::string activation) {
+  check_like(gate, up, "up");
+  return backward(grad_out, gate, &up, activation);
+}
+
+Tensor activate(const Tensor& x, std::string activation) { return forward(x, nullptr, activation); }
+
+std::tuple<Tensor, Tensor> activate_backward(const Tensor& grad_out, const Tensor& x,
+                                             std::string activation) {
+  return backward(grad_out, x, nullptr, activation);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
+  m.def("activate(Tensor x, str activation) -> Tensor");
+  m.def("activate_backward(Tensor grad_out, Tensor x, str activation) -> (Tensor, Tensor)");
   m.def("glu(Tensor gate, Tensor up, str activation) -> Tensor");
   m.def("glu_backward(Tensor grad_out, Tensor gate, Tensor up, str activation) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) {
+  m.impl("activate", TORCH_BOX(&activate));
+  m.impl("activate_backward", TORCH_BOX(&activate_backward));
   m.impl("glu", TORCH_BOX(&glu));
   m.impl("glu_backward", TORCH_BOX(&glu_backward));
 }

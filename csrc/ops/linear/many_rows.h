@@ -110,8 +110,9 @@ template <class T>
 void product_tile(const Product& p, const Area& tile, const float* strip, const float* panel,
                   const Chains& chains, int64_t block, float* sums) {
   const bool full = tile.rows == kStripRows && tile.columns == kWidePanel;
-  if (full && chains.blocks * chains.count == 1 && p.out_dtype == DType::f32 && !p.bias) {
-    // A single chain is a whole sum and goes where it belongs.
+  if (full && chains.blocks == 1 && p.out_dtype == DType::f32 && !p.bias) {
+    // The sums of a single block are whole and are added up where they belong.
+    if (chains.count > 1) prefetch_out(p, tile);
     float* out = static_cast<float*>(p.out) + tile.row * p.columns + tile.column;
     return panel_tile(tile.rows, tile.columns, strip, panel, chains, true, out, p.columns);
   }

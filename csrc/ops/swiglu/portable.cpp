@@ -38,7 +38,13 @@ void fetch_ahead(const T* p) {
 
 template <class T>
 const T* at(const Input& input, int64_t row, int64_t column) {
-  return static_cast<const T*>(input.data) + row * input.row_stride + column;
+  return input.data ? static_cast<const T*>(input.data) + row * input.row_stride + column : nullptr;
+}
+
+// Of a plain activation: ones.
+template <class T>
+Twin load_factor(const T* up, int64_t i, int64_t n) {
+  return up ? load_twin(up + i, n) : Twin{set1(1.0f), set1(1.0f)};
 }
 
 template <class F, class T>
@@ -48,8 +54,8 @@ void forward_as(const Forward& f) {
     const T *gate = at<T>(f.gate, row, first), *up = at<T>(f.up, row, first);
     T* out = static_cast<T*>(f.out) + row * f.columns + first;
     for_each_twin(columns, [&](int64_t i, int64_t n) {
-      for (const T* p : {gate, up}) fetch_ahead(p + i);
-      const Twin g = load_twin(gate + i, n), u = load_twin(up + i, n);
+      for (const T* p : {gate, up ? up : gate}) fetch_ahead(p + i);
+      const Twin g = load_twin(gate + i, n), u = load_factor(up, i, n);
       const Vec a = F::template activate<T>(g.first).value, b = F::template activate<T>(g.second).value;
       put_twin(out + i, {a * u.first, b * u.second}, n, streamed);
     });
@@ -66,11 +72,12 @@ void backward_as(const Backward& b) {
     T* grad_gate = static_cast<T*>(b.grad_gate) + row * b.columns + first;
     T* grad_up = static_cast<T*>(b.grad_up) + row * b.columns + first;
     for_each_twin(columns, [&](int64_t i, int64_t n) {
-      for (const T* p : {grad_out, gate, up}) fetch_ahead(p + i);
-      const Twin g = load_twin(gate + i, n), u = load_twin(up + i, n), dy = load_twin(grad_out + i, n);
+      for (const T* p : {grad_out, gate, up ? up : gate}) fetch_ahead(p + i);
+      const Twin g = load_twin(gate + i, n), u = load_factor(up, i, n), dy = load_twin(grad_out + i, n);
       const Activated x = F::template activate<T>(g.first), y = F::template activate<T>(g.second);
       put_twin(grad_gate + i, {dy.first * u.first * x.slope, dy.second * u.second * y.slope}, n, streamed);
-      put_twin(grad_up + i, {dy.first * x.value, dy.second * y.value}, n, streamed);
+      const Twin product = up ? Twin{dy.first * x.value, dy.second * y.value} : Twin{x.value, y.value};
+      put_twin(grad_up + i, product, n, streamed);
     });
   });
 }

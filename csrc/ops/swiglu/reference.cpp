@@ -29,12 +29,18 @@ double element(const Input& input, int64_t row, int64_t column) {
   return to_double(static_cast<const T*>(input.data)[row * input.row_stride + column]);
 }
 
+// up, or the one of a plain activation.
+template <class T>
+double factor(const Input& up, int64_t row, int64_t column) {
+  return up.data ? element<T>(up, row, column) : 1.0;
+}
+
 template <class T>
 void forward_as(const Forward& f) {
   for (int64_t row = 0; row < f.rows; ++row) {
     for (int64_t i = 0; i < f.columns; ++i) {
       const double value = activate(f.activation, element<T>(f.gate, row, i)).value;
-      static_cast<T*>(f.out)[row * f.columns + i] = from_double<T>(value * element<T>(f.up, row, i));
+      static_cast<T*>(f.out)[row * f.columns + i] = from_double<T>(value * factor<T>(f.up, row, i));
     }
   }
 }
@@ -46,8 +52,8 @@ void backward_as(const Backward& b) {
       const Activated f = activate(b.activation, element<T>(b.gate, row, i));
       const double grad = element<T>(b.grad_out, row, i);
       static_cast<T*>(b.grad_gate)[row * b.columns + i] =
-          from_double<T>(grad * element<T>(b.up, row, i) * f.slope);
-      static_cast<T*>(b.grad_up)[row * b.columns + i] = from_double<T>(grad * f.value);
+          from_double<T>(grad * factor<T>(b.up, row, i) * f.slope);
+      static_cast<T*>(b.grad_up)[row * b.columns + i] = from_double<T>(b.up.data ? grad * f.value : f.value);
     }
   }
 }

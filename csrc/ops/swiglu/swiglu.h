@@ -4,6 +4,8 @@
 //   gelu       g * Phi(g), Phi the normal distribution function
 //   gelu_tanh  g * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 g^3))) / 2
 //
+// and a plain activation, the same without up: out = activation(gate).
+//
 // Tensors are (rows, columns), owned by the caller, of one dtype. Inputs are read at a row stride, so that
 // gate and up may be the halves of one projection; outputs are contiguous.
 #pragma once
@@ -25,7 +27,7 @@ struct Forward {
   DType dtype;
   Activation activation;
   int64_t rows, columns;
-  Input gate, up;
+  Input gate, up;  // up.data null: a plain activation
   void* out;
 };
 
@@ -33,9 +35,9 @@ struct Backward {
   DType dtype;
   Activation activation;
   int64_t rows, columns;
-  Input grad_out, gate, up;
+  Input grad_out, gate, up;  // up.data null: a plain activation
   void* grad_gate;
-  void* grad_up;
+  void* grad_up;  // of a plain activation: activation(gate), which the next product's backward reads
 };
 
 struct Kernels {
