@@ -169,13 +169,13 @@ const BlockFormat* blocks_of(const Format& format) {
   return nullptr;
 }
 
-// read_row(output, row) for every output. Panels are the unit of work: the rows of one share bytes.
+// read_row(output, row) for the outputs [first, last).
 template <class F>
-void pack_rows(const Format& format, const Layout& layout, uint8_t* data, const F& read_row) {
-  std::memset(data, 0, static_cast<size_t>(layout.bytes));
-  parallel_for(0, layout.panels, 1, [&](int64_t begin, int64_t end) {
+void pack_rows(const Format& format, const Layout& layout, int64_t first, int64_t last, uint8_t* data,
+               const F& read_row) {
+  parallel_for(first, last, kOutputs, [&](int64_t begin, int64_t end) {
     Row row(format, layout);
-    for (int64_t output = begin * kOutputs; output < std::min(end * kOutputs, layout.outputs); ++output) {
+    for (int64_t output = begin; output < end; ++output) {
       read_row(output, row);
       store_row(format, layout, output, row, data);
     }
@@ -185,7 +185,7 @@ void pack_rows(const Format& format, const Layout& layout, uint8_t* data, const 
 }  // namespace
 
 void pack_codes(const Format& format, const Layout& layout, const Codes& from, uint8_t* data) {
-  pack_rows(format, layout, data, [&](int64_t output, Row& row) {
+  pack_rows(format, layout, 0, layout.outputs, data, [&](int64_t output, Row& row) {
     const auto copy = [&](const uint8_t* array, std::vector<uint8_t>& part) {
       const int64_t bytes = static_cast<int64_t>(part.size());
       std::copy_n(array + output * bytes, bytes, part.data());
@@ -203,11 +203,13 @@ int64_t block_row_bytes(const Format& format, int64_t inputs) {
   return blocks && inputs % blocks->elements == 0 ? inputs / blocks->elements * blocks->bytes : 0;
 }
 
-void pack_blocks(const Format& format, const Layout& layout, const uint8_t* blocks, uint8_t* data) {
+void pack_blocks(const Format& format, const Layout& layout, const uint8_t* blocks, int64_t first,
+                 int64_t count, uint8_t* data) {
   const int64_t row_bytes = block_row_bytes(format, layout.inputs);
   const auto read_row = blocks_of(format)->read_row;
-  pack_rows(format, layout, data,
-            [&](int64_t output, Row& row) { read_row(blocks + output * row_bytes, layout.inputs, row); });
+  pack_rows(format, layout, first, first + count, data, [&](int64_t output, Row& row) {
+    read_row(blocks + (output - first) * row_bytes, layout.inputs, row);
+  });
 }
 
 void unpack(const Weight& weight, int64_t first, int64_t count, DType dtype, void* values) {

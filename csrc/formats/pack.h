@@ -16,15 +16,18 @@ struct Codes {
   const uint8_t* zeros;
 };
 
-// Formats without subscales and stored minimums. `data`: layout.bytes bytes.
+// `data` is layout.bytes zeros to begin with: outputs that fill up the last panel stay zero.
+
+// Formats without subscales and stored minimums.
 void pack_codes(const Format& format, const Layout& layout, const Codes& from, uint8_t* data);
 
 // True if GGUF has the format.
 bool has_blocks(const Format& format);
 // Bytes of one row of blocks, 0 if `inputs` is not a whole number of them.
 int64_t block_row_bytes(const Format& format, int64_t inputs);
-// A GGUF tensor of that format: layout.outputs rows of blocks, any alignment.
-void pack_blocks(const Format& format, const Layout& layout, const uint8_t* blocks, uint8_t* data);
+// Rows [first, first + count) of a GGUF tensor of that format, whose blocks begin at `blocks`, any alignment.
+void pack_blocks(const Format& format, const Layout& layout, const uint8_t* blocks, int64_t first,
+                 int64_t count, uint8_t* data);
 
 // Rows [first, first + count) as (count, inputs) values, computed in float as the format defines them and
 // rounded once.

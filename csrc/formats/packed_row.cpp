@@ -1,5 +1,6 @@
 #include "formats/packed_row.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -7,29 +8,36 @@
 namespace pyllm::packed {
 namespace {
 
-// Where the code of `input` lies in its unit: a plane of `bits`, from `plane` on.
-struct Place {
-  int64_t byte;
-  int shift;
+// The planes of a unit for one output, from its first word on; its next word lies 16 words further.
+struct Plane {
+  int64_t offset;
+  int bits, below;  // of a code, and its bits in the planes before
+
+  int quads() const { return 8 / bits; }  // in a word
+  int64_t word(int64_t quad) const { return offset + quad / quads() * kOutputs * 4; }
+  int shift(int64_t quad) const { return static_cast<int>(quad % quads()) * bits; }
+  uint32_t mask() const { return 0x01010101u * ((1u << bits) - 1); }
 };
-Place place_of(int64_t input, int64_t output, int bits) {
-  const int64_t quad = input % kInputs / 4, quads_per_word = 8 / bits;
-  const int64_t word = quad / quads_per_word * kOutputs + output % kOutputs;
-  return {word * 4 + byte_of_input(input % 4), static_cast<int>(quad % quads_per_word) * bits};
+
+// f(plane) for each plane of a unit.
+template <class F>
+void for_each_plane(const Format& format, const Layout& layout, int64_t output, int64_t unit, const F& f) {
+  const Planes planes = planes_of(format.bits);
+  const int64_t index = output / kOutputs * layout.units + unit, lane = output % kOutputs * 4;
+  const int64_t start = layout.codes + index * kOutputs * kInputs * format.bits / 8 + lane;
+  f(Plane{start, planes.low, 0});
+  if (planes.high) f(Plane{start + kOutputs * kInputs * planes.low / 8, planes.high, planes.low});
 }
 
-// f(byte, shift, bits of the code below the plane, bits of the plane) for each plane of one input's code.
-template <class F>
-void for_each_plane(const Format& format, const Layout& layout, int64_t output, int64_t input, const F& f) {
-  const Planes planes = planes_of(format.bits);
-  const int64_t unit = output / kOutputs * layout.units + input / kInputs;
-  const int64_t plane = layout.codes + unit * kOutputs * kInputs * format.bits / 8;
-  const Place low = place_of(input, output, planes.low);
-  f(plane + low.byte, low.shift, 0, planes.low);
-  if (planes.high) {
-    const Place high = place_of(input, output, planes.high);
-    f(plane + kOutputs * kInputs * planes.low / 8 + high.byte, high.shift, planes.low, planes.high);
-  }
+// The four codes of a quad as the bytes of its word, and back: neighbours lie 16 bits apart.
+uint32_t exchange_middle(uint32_t quad) {
+  return (quad & 0xff0000ffu) | (quad >> 8 & 0x0000ff00u) | (quad << 8 & 0x00ff0000u);
+}
+
+uint32_t load_word(const uint8_t* bytes) {
+  uint32_t word;
+  std::memcpy(&word, bytes, 4);
+  return word;
 }
 
 // f(part of the row, its offset in the data, bytes of an element, elements of a row)
@@ -63,10 +71,19 @@ Row::Row(const Format& format, const Layout& layout) : codes(static_cast<size_t>
 }
 
 void store_row(const Format& format, const Layout& layout, int64_t output, const Row& row, uint8_t* data) {
-  for (int64_t input = 0; input < layout.inputs; ++input) {
-    const int code = row.codes[static_cast<size_t>(input)];
-    for_each_plane(format, layout, output, input, [&](int64_t byte, int shift, int below, int bits) {
-      data[byte] |= static_cast<uint8_t>((code >> below & ((1 << bits) - 1)) << shift);
+  for (int64_t unit = 0; unit < layout.units; ++unit) {
+    uint8_t codes[kInputs] = {};
+    std::copy_n(row.codes.data() + unit * kInputs, std::min(kInputs, layout.inputs - unit * kInputs), codes);
+    uint32_t quads[kQuads];
+    for (int64_t q = 0; q < kQuads; ++q) quads[q] = exchange_middle(load_word(codes + 4 * q));
+    for_each_plane(format, layout, output, unit, [&](const Plane& plane) {
+      for (int64_t q = 0; q < kQuads; q += plane.quads()) {
+        uint32_t word = 0;
+        for (int i = 0; i < plane.quads(); ++i) {
+          word |= (quads[q + i] >> plane.below & plane.mask()) << plane.shift(i);
+        }
+        std::memcpy(data + plane.word(q), &word, 4);
+      }
     });
   }
   for_each_part(format, layout, row, [&](const auto& part, int64_t offset, int64_t size, int64_t elements) {
@@ -80,12 +97,17 @@ void store_row(const Format& format, const Layout& layout, int64_t output, const
 void load_row(const Weight& weight, int64_t output, Row& row) {
   const Format& format = *weight.format;
   const Layout& layout = weight.layout;
-  for (int64_t input = 0; input < layout.inputs; ++input) {
-    int code = 0;
-    for_each_plane(format, layout, output, input, [&](int64_t byte, int shift, int below, int bits) {
-      code |= (weight.data[byte] >> shift & ((1 << bits) - 1)) << below;
+  for (int64_t unit = 0; unit < layout.units; ++unit) {
+    uint32_t quads[kQuads] = {};
+    for_each_plane(format, layout, output, unit, [&](const Plane& plane) {
+      for (int64_t q = 0; q < kQuads; ++q) {
+        const uint32_t word = load_word(weight.data + plane.word(q));
+        quads[q] |= (word >> plane.shift(q) & plane.mask()) << plane.below;
+      }
     });
-    row.codes[static_cast<size_t>(input)] = static_cast<uint8_t>(code);
+    for (uint32_t& quad : quads) quad = exchange_middle(quad);
+    const int64_t count = std::min(kInputs, layout.inputs - unit * kInputs);
+    std::memcpy(row.codes.data() + unit * kInputs, quads, static_cast<size_t>(count));
   }
   for_each_part(format, layout, row, [&](auto& part, int64_t offset, int64_t size, int64_t elements) {
     for (int64_t i = 0; i < elements && !part.empty(); ++i) {

@@ -188,11 +188,11 @@ class GGUFFile:
         info = self.tensors[name]
         return np.frombuffer(self._data, dtype=np.uint8, count=info.nbytes, offset=info.offset)
 
-    def release(self, name: str) -> None:
-        """Lets go of the memory that holds a tensor's pages; they are read from the file again where needed."""
+    def release(self, name: str, nbytes: int) -> None:
+        """Lets go of the memory that holds the pages of a tensor's first bytes; they are read again where needed."""
         info, page = self.tensors[name], mmap.PAGESIZE
         first = -(-info.offset // page) * page
-        length = (info.offset + info.nbytes - first) // page * page
+        length = (info.offset + min(nbytes, info.nbytes) - first) // page * page
         if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
             self._data.madvise(mmap.MADV_DONTNEED, first, length)
 

@@ -254,10 +254,9 @@ def _stored(file: GGUFFile, info: TensorInfo, config: ModelConfig) -> StoredTens
         return dequantize(data, info, dtype)
 
     def quantized() -> QuantizedTensor:
-        raw = torch.from_numpy(data_in_order())
-        packed = QuantizedTensor.from_blocks(info.type.name, raw, (info.shape[0], info.shape[1]))
-        file.release(info.name)
-        return packed
+        raw, shape = torch.from_numpy(data_in_order()), (info.shape[0], info.shape[1])
+        release = lambda nbytes: file.release(info.name, nbytes)  # noqa: E731
+        return QuantizedTensor.from_blocks(info.type.name, raw, shape, on_bytes=release)
 
     if info.type.name in DTYPES or len(info.shape) != 2:
         return StoredTensor(info.shape, DTYPES.get(info.type.name), info.nbytes, read)

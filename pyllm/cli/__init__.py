@@ -22,6 +22,7 @@ from pyllm.cli.bench import bench
 from pyllm.cli.chat import chat
 from pyllm.cli.convert import convert
 from pyllm.cli.demo import demo
+from pyllm.cli.eval_quantization import quantization
 from pyllm.cli.generate import generate
 from pyllm.cli.info import info
 from pyllm.cli.pretrain import pretrain
@@ -103,6 +104,7 @@ def application() -> typer.Typer:
     _add(app, "convert", convert)
     measures = _group("Measure models.")
     _add(measures, "perplexity", evaluation.perplexity)
+    _add(measures, "quantization", quantization)
     app.add_typer(measures, name="eval")
     return app
 

@@ -37,7 +37,7 @@ def perplexity(
     from pyllm.cli.progress import progress_bar
     from pyllm.evaluation import perplexity as measure
 
-    text = _read_text(data)
+    text = read_text(data)
     if max_tokens is not None and max_tokens < 2:
         raise ValueError(f"--max-tokens must be at least 2, got {max_tokens}")
     loaded = pyllm.load(model, dtype=dtype)
@@ -56,7 +56,7 @@ def perplexity(
     )
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
     """The documents of a file, joined by empty lines."""
     from pyllm.data import read_pieces
 

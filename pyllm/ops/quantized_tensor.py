@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +29,8 @@ BLOCKS = {
     "iq4_xs": (256, 136),
     "mxfp4": (32, 17),
 }
+# Bytes of blocks that are packed at once.
+_PIECE = 4 << 20
 _INTEGERS = re.compile(r"int(?P<bits>[48])(_g(?P<group>32|64|128))?(?P<zeros>_zp)?(?P<wide>_f32)?")
 
 
@@ -51,13 +54,21 @@ class QuantizedTensor:
     permutation: Tensor | None = None
 
     @classmethod
-    def from_blocks(cls, format: str, blocks: Tensor, shape: tuple[int, int]) -> QuantizedTensor:
+    def from_blocks(
+        cls,
+        format: str,
+        blocks: Tensor,
+        shape: tuple[int, int],
+        *,
+        on_bytes: Callable[[int], object] | None = None,
+    ) -> QuantizedTensor:
         """From the bytes of a GGUF tensor.
 
         Args:
             format: GGUF's name in any case, "Q4_K" for example.
             blocks: uint8 of any shape, the rows' blocks one after the other as in the file; alignment does not matter.
             shape: (out, in).
+            on_bytes: hears how many of the bytes are read, every few megabytes: a mapped file's pages can be let go.
 
         Raises:
             ValueError: an unknown format, or blocks that are not those of such a weight.
@@ -77,7 +88,14 @@ class QuantizedTensor:
                 f"{tuple(shape)}, got {blocks.numel()} of {blocks.dtype}"
             )
         _need_kernels()
-        data = torch.ops.pyllm.quantized_pack_blocks(blocks.reshape(-1), name, outputs, inputs)
+        data = torch.zeros(torch.ops.pyllm.quantized_packed_bytes(name, outputs, inputs), dtype=torch.uint8)
+        row_bytes = inputs // elements * size
+        rows = max(1, _PIECE // max(1, row_bytes))
+        for first in range(0, outputs, rows):
+            piece = blocks.reshape(-1)[first * row_bytes : (first + rows) * row_bytes]
+            torch.ops.pyllm.quantized_pack_rows(data, piece, name, outputs, inputs, first)
+            if on_bytes is not None:
+                on_bytes((first + rows) * row_bytes)
         return cls(name, torch.Size((outputs, inputs)), data)
 
     @classmethod
@@ -283,9 +301,9 @@ def _(codes: Tensor, scales: Tensor, zeros: Tensor | None, format: str) -> Any:
     return codes.new_empty((torch.library.get_ctx().new_dynamic_size(),))
 
 
-@_library.register_fake("quantized_pack_blocks")
-def _(blocks: Tensor, format: str, outputs: int, inputs: int) -> Any:
-    return blocks.new_empty((torch.library.get_ctx().new_dynamic_size(),))
+@_library.register_fake("quantized_pack_rows")
+def _(data: Tensor, blocks: Tensor, format: str, outputs: int, inputs: int, first: int) -> None:
+    return None
 
 
 @_library.register_fake("quantized_unpack")

@@ -42,6 +42,18 @@ CONTRACT = {
         "--save-every",
         "--resume",
     },
+    "eval quantization": {
+        "--model",
+        "--data",
+        "--formats",
+        "--max-tokens",
+        "--context",
+        "--seed",
+        "--measure",
+        "--work",
+        "--json",
+        "--out",
+    },
     "generate": {
         "--model",
         "--prompt",

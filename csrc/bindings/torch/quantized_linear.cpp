@@ -1,5 +1,6 @@
 #include "ops/quantized_linear/quantized_linear.h"
 
+#include <cstring>
 #include <optional>
 
 #include "bindings/torch/tensor.h"
@@ -12,7 +13,8 @@ namespace {
 constexpr const char* kOp = "quantized_linear";
 constexpr const char* kGrad = "quantized_linear_grad";
 constexpr const char* kPack = "quantized_pack";
-constexpr const char* kPackBlocks = "quantized_pack_blocks";
+constexpr const char* kPackRows = "quantized_pack_rows";
+constexpr const char* kPackedBytes = "quantized_packed_bytes";
 constexpr const char* kUnpack = "quantized_unpack";
 
 const packed::Format& format_of(const std::string& name, const char* op) {
@@ -40,8 +42,11 @@ packed::Weight weight_of(const Tensor& data, const std::string& format_name, int
   return {&format, layout, static_cast<const uint8_t*>(data.const_data_ptr())};
 }
 
-Tensor empty_bytes(int64_t bytes) {
-  return empty({bytes}, torch::stable::detail::to<int32_t>(torch::stable::detail::from(ScalarType::Byte)));
+Tensor zero_bytes(int64_t bytes) {
+  const auto type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(ScalarType::Byte));
+  Tensor data = empty({bytes}, type);
+  std::memset(data.mutable_data_ptr(), 0, static_cast<size_t>(bytes));
+  return data;
 }
 
 ScalarType scalar_type_of(DType dtype) {
@@ -69,7 +74,7 @@ Tensor pack(const Tensor& codes_any, const Tensor& scales_any, std::optional<Ten
   const Tensor codes = dense(codes_any), scales = dense(scales_any);
   std::optional<Tensor> zeros;
   if (zeros_any) zeros = dense(*zeros_any);
-  Tensor data = empty_bytes(layout.bytes);
+  Tensor data = zero_bytes(layout.bytes);
   packed::pack_codes(format, layout,
                      {static_cast<const uint8_t*>(codes.const_data_ptr()),
                       static_cast<const uint8_t*>(scales.const_data_ptr()),
@@ -78,20 +83,23 @@ Tensor pack(const Tensor& codes_any, const Tensor& scales_any, std::optional<Ten
   return data;
 }
 
-Tensor pack_blocks(const Tensor& blocks_any, std::string format_name, int64_t outputs, int64_t inputs) {
-  const packed::Format& format = format_of(format_name, kPackBlocks);
-  const packed::Layout layout = layout_of(format, outputs, inputs, kPackBlocks);
-  check(packed::has_blocks(format), kPackBlocks, "format " + format_name + " is not one of GGUF's");
-  const int64_t row_bytes = packed::block_row_bytes(format, inputs);
-  check(row_bytes > 0 || inputs == 0, kPackBlocks, "rows must be whole blocks of " + format_name);
-  check(blocks_any.dim() == 1 && blocks_any.scalar_type() == ScalarType::Byte &&
-            blocks_any.numel() == outputs * row_bytes,
-        kPackBlocks, "blocks must be the bytes of that many rows");
+int64_t packed_bytes(std::string format_name, int64_t outputs, int64_t inputs) {
+  return layout_of(format_of(format_name, kPackedBytes), outputs, inputs, kPackedBytes).bytes;
+}
+
+void pack_rows(Tensor data, const Tensor& blocks_any, std::string format_name, int64_t outputs,
+               int64_t inputs, int64_t first) {
+  const packed::Weight weight = weight_of(data, format_name, outputs, inputs, kPackRows);
+  check(packed::has_blocks(*weight.format), kPackRows, "format " + format_name + " is not one of GGUF's");
+  const int64_t row_bytes = packed::block_row_bytes(*weight.format, inputs);
+  check(row_bytes > 0 || inputs == 0, kPackRows, "rows must be whole blocks of " + format_name);
+  const int64_t bytes = blocks_any.numel(), count = row_bytes ? bytes / row_bytes : 0;
+  check(blocks_any.dim() == 1 && blocks_any.scalar_type() == ScalarType::Byte && bytes == count * row_bytes &&
+            first >= 0 && first <= outputs && count <= outputs - first,
+        kPackRows, "blocks must be the bytes of whole rows of the weight");
   const Tensor blocks = dense(blocks_any);
-  Tensor data = empty_bytes(layout.bytes);
-  packed::pack_blocks(format, layout, static_cast<const uint8_t*>(blocks.const_data_ptr()),
-                      static_cast<uint8_t*>(data.mutable_data_ptr()));
-  return data;
+  packed::pack_blocks(*weight.format, weight.layout, static_cast<const uint8_t*>(blocks.const_data_ptr()),
+                      first, count, static_cast<uint8_t*>(data.mutable_data_ptr()));
 }
 
 Tensor unpack(const Tensor& data, std::string format_name, int64_t outputs, int64_t inputs,
@@ -170,7 +178,10 @@ std::string quantized_formats() { return packed::format_names(); }
 STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
   m.def("quantized_formats() -> str");
   m.def("quantized_pack(Tensor codes, Tensor scales, Tensor? zeros, str format) -> Tensor");
-  m.def("quantized_pack_blocks(Tensor blocks, str format, int outputs, int inputs) -> Tensor");
+  m.def("quantized_packed_bytes(str format, int outputs, int inputs) -> int");
+  m.def(
+      "quantized_pack_rows(Tensor(a!) data, Tensor blocks, str format, int outputs, int inputs, int first) "
+      "-> ()");
   m.def("quantized_unpack(Tensor data, str format, int outputs, int inputs, ScalarType dtype) -> Tensor");
   m.def("quantized_linear(Tensor x, Tensor data, Tensor? bias, str format, int outputs) -> Tensor");
   m.def("quantized_linear_int8(Tensor x, Tensor data, Tensor? bias, str format, int outputs) -> Tensor");
@@ -179,11 +190,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(pyllm, CompositeExplicitAutograd, m) {
   m.impl("quantized_formats", TORCH_BOX(&quantized_formats));
+  m.impl("quantized_packed_bytes", TORCH_BOX(&packed_bytes));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) {
   m.impl("quantized_pack", TORCH_BOX(&pack));
-  m.impl("quantized_pack_blocks", TORCH_BOX(&pack_blocks));
+  m.impl("quantized_pack_rows", TORCH_BOX(&pack_rows));
   m.impl("quantized_unpack", TORCH_BOX(&unpack));
   m.impl("quantized_linear", TORCH_BOX(&quantized_linear));
   m.impl("quantized_linear_int8", TORCH_BOX(&quantized_linear_int8));
