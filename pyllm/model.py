@@ -17,9 +17,12 @@ from pyllm.checkpoints import load_checkpoint, save_checkpoint
 from pyllm.checkpoints.atomic import atomic_path
 from pyllm.generation import Completion, GenerationConfig, TextStream
 from pyllm.generation.prompts import Prompt, encode_prompt, encode_prompts
-from pyllm.models import ModelConfig, Transformer
+from pyllm.models import Encoder, Transformer
 from pyllm.quantization import quantize_network
 from pyllm.tokenizers import Tokenizer
+
+# Texts that an encoder sees at once.
+_EMBEDDED_TOGETHER = 32
 
 
 def load(
@@ -70,9 +73,13 @@ class Model:
     """
 
     def __init__(
-        self, network: Transformer, tokenizer: Tokenizer | None = None, *, eos_token_ids: Collection[int] = ()
+        self,
+        network: Transformer | Encoder,
+        tokenizer: Tokenizer | None = None,
+        *,
+        eos_token_ids: Collection[int] = (),
     ) -> None:
-        self.network = network
+        self.network: Any = network
         self.tokenizer = tokenizer
         known = [*network.config.eos_token_ids, *eos_token_ids]
         if tokenizer is not None and tokenizer.eos_token_id is not None:
@@ -80,7 +87,8 @@ class Model:
         self.eos_token_ids = tuple(dict.fromkeys(known))
 
     @property
-    def config(self) -> ModelConfig:
+    def config(self) -> Any:
+        """`ModelConfig` of a decoder, `EncoderConfig` of an encoder."""
         return self.network.config
 
     def __call__(self, input_ids: Tensor, **options: Any) -> Tensor:
@@ -106,7 +114,7 @@ class Model:
         """
         ids = encode_prompts(prompts, self.tokenizer, self.config.bos_token_id)
         return generation.generate(
-            self.network,
+            self._decoder("generate"),
             ids,
             _with_options(config, options),
             eos_token_ids=self.eos_token_ids,
@@ -124,7 +132,7 @@ class Model:
         """
         ids = encode_prompt(prompt, self.tokenizer, self.config.bos_token_id)
         return generation.stream(
-            self.network,
+            self._decoder("stream"),
             ids,
             _with_options(config, options),
             eos_token_ids=self.eos_token_ids,
@@ -151,7 +159,48 @@ class Model:
             )
         # Not inference mode: the result may become a constant of a loss.
         with torch.no_grad():
-            return generation.sequence_log_probs(self.network, ids)
+            return generation.sequence_log_probs(self._decoder("log_probs"), ids)
+
+    def _decoder(self, method: str) -> Any:
+        if isinstance(self.network, Encoder):
+            raise TypeError(
+                f"{method} needs a model that predicts tokens, the model is a {self.config.model_type}"
+            )
+        return self.network
+
+    def embed(self, texts: str | Sequence[str], normalize: bool = True) -> Tensor:
+        """A vector per text, (n, dim) float32: the mean of its tokens' hidden states.
+
+        The model must be an encoder (BERT, MiniLM). With `normalize` vectors have length one, so that their products
+        are cosines. A text that is longer than the model's context is cut. Texts of like length are computed together;
+        neighbours do not change a vector by more than rounding.
+
+        Raises:
+            TypeError: the model is no encoder. ValueError: no texts, or no tokenizer.
+        """
+        if not isinstance(self.network, Encoder):
+            raise TypeError(f"embed needs an encoder such as BERT, the model is a {self.config.model_type}")
+        if self.tokenizer is None:
+            raise ValueError("embed: the model has no tokenizer")
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            raise ValueError("texts is empty, expected at least one text")
+        limit = self.network.config.max_position_embeddings
+        ids = [_cut(ids, limit) for ids in self.tokenizer.encode_batch(texts, add_special_tokens=True)]
+        vectors = torch.empty(len(ids), self.network.config.hidden_size)
+        order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
+        with torch.inference_mode():
+            for start in range(0, len(order), _EMBEDDED_TOGETHER):
+                places = order[start : start + _EMBEDDED_TOGETHER]
+                lengths = torch.tensor([len(ids[place]) for place in places])
+                padded = torch.nn.utils.rnn.pad_sequence(
+                    [torch.tensor(ids[place]) for place in places], batch_first=True
+                )
+                device = self.network.device
+                vectors[places] = self.network.embed(
+                    padded.to(device), lengths.to(device), normalize=normalize
+                ).to("cpu", torch.float32)
+        return vectors
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes config.json, generation_config.json, model.safetensors and, with a tokenizer, tokenizer.json.
@@ -170,6 +219,11 @@ class Model:
         tokens = {"bos_token_id": self.config.bos_token_id, "eos_token_id": list(self.eos_token_ids) or None}
         with atomic_path(folder / "generation_config.json") as path:
             path.write_text(json.dumps(tokens, indent=2) + "\n", encoding="utf-8")
+
+
+def _cut(ids: Sequence[int], limit: int) -> Sequence[int]:
+    """The first `limit` tokens, the last of them (an end marker) kept."""
+    return ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
 
 
 def _with_options(config: GenerationConfig | None, options: dict[str, Any]) -> GenerationConfig:

@@ -111,6 +111,20 @@ PACKAGES = [
             "data/o200k_base.tiktoken": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
         },
     ),
+    # A GPT-2 of 9 million parameters; its weights are a pickle, which the test reads with weights_only.
+    Package(
+        "pypi",
+        "microformer-mgm",
+        "0.5.8",
+        {
+            "mgm/resources/general_model/config.json": (
+                "88e4940036404ca90d2b1a79f38948efd419454484eb394196edeb9957fec499"
+            ),
+            "mgm/resources/general_model/pytorch_model.bin": (
+                "7a83b442dcb0cbe2a4248ea9922de58e15edfa3a1ad71d07519dc8594f4511b8"
+            ),
+        },
+    ),
     # Vocabularies of tokenizers.
     *(
         Package(**package)

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pyllm.checkpoints.gguf_model import ROPE_FACTORS, gguf_name, permuted_heads
+from pyllm.checkpoints.gguf_model import permuted_heads
+from pyllm.checkpoints.gguf_names import ROPE_FACTORS, gguf_name
 from pyllm.checkpoints.hf_config import differing_fields
 from pyllm.checkpoints.hf_gemma import gemma_architecture, gemma_layer_types
 from pyllm.checkpoints.save import plain_state_dict
@@ -92,7 +93,7 @@ def gguf_values(network: Transformer) -> list[GGUFValues]:
         values.append(GGUFValues(target, tuple(tensor.shape), _reader(target, tensor, config)))
     if config.rope_scaling is not None and config.rope_scaling.kind == "llama3":
         inverse = inverse_frequencies(config.head_dim, config.rope_theta)
-        factors = inverse / scaled_frequencies(inverse, config.rope_scaling)
+        factors = inverse / scaled_frequencies(inverse, config.rope_theta, config.rope_scaling)
         values.append(GGUFValues(ROPE_FACTORS, tuple(factors.shape), lambda: factors))
     return values
 
@@ -116,15 +117,18 @@ def _refuse_inexpressible(config: ModelConfig, architecture: str) -> None:
     family: dict[str, Any] = {"qk_norm": architecture == "qwen3"}
     if architecture == "gemma3":
         family = gemma_architecture(config.hidden_size) | {
+            "qk_norm": True,
+            "hidden_act": "gelu_tanh",
             "sliding_window": config.sliding_window,
             "layer_types": gemma_layer_types(config.num_hidden_layers, _pattern(config)),
             "local_rope_theta": config.local_rope_theta or config.rope_theta,
         }
     scaling = config.rope_scaling
     if scaling is not None and scaling.kind == "llama3":
-        scaling = RopeScaling(
-            "llama3", scaling.factor
-        )  # the file holds one factor, the rest are the published
+        # The file holds one factor, the rest are the published.
+        scaling = RopeScaling("llama3", scaling.factor)
+    elif scaling is not None and scaling.kind != "linear":
+        scaling = None
     expressed = ModelConfig(**{name: getattr(config, name) for name in _FREE}, rope_scaling=scaling, **family)
     lost = differing_fields(config, expressed)
     if lost:

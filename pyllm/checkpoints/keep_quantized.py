@@ -6,6 +6,7 @@ import torch
 
 from pyllm.checkpoints.stored import StoredTensor
 from pyllm.models.transformer import Transformer
+from pyllm.nn.mixture_of_experts import QuantizedExpertLinear
 from pyllm.nn.quantized import QuantizedEmbedding, QuantizedLinear
 from pyllm.ops import QuantizedTensor, _library
 
@@ -20,6 +21,8 @@ def keep_quantized(network: Transformer, name: str, tensor: StoredTensor, dtype:
     Returns:
         False if the tensor is not quantized, belongs to no such layer, or has no kernels: then nothing happened.
     """
+    if tensor.parts:
+        return _keep_experts(network, name, tensor)
     if tensor.quantized is None or not name.endswith(".weight") or not _library.LOADED:
         return False
     path = name.removesuffix(".weight")
@@ -39,6 +42,16 @@ def keep_quantized(network: Transformer, name: str, tensor: StoredTensor, dtype:
     else:
         return False
     network.set_submodule(path, layer)
+    return True
+
+
+def _keep_experts(network: Transformer, name: str, tensor: StoredTensor) -> bool:
+    if any(part.quantized is None for part in tensor.parts) or not _library.LOADED:
+        return False
+    weights = [packed for packed in map(_packed, tensor.parts) if packed is not None]
+    if len(weights) < len(tensor.parts):
+        return False
+    network.set_submodule(name.removesuffix(".weight"), QuantizedExpertLinear(weights))
     return True
 
 

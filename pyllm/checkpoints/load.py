@@ -8,19 +8,23 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyllm.checkpoints import hf_bert
 from pyllm.checkpoints.gguf import read_gguf
-from pyllm.checkpoints.gguf_model import config_from_gguf, model_tensors
+from pyllm.checkpoints.gguf_config import config_from_gguf
+from pyllm.checkpoints.gguf_model import model_tensors
 from pyllm.checkpoints.hf_config import config_from_hf
+from pyllm.checkpoints.hf_names import from_hf
 from pyllm.checkpoints.keep_quantized import keep_quantized
 from pyllm.checkpoints.progress import track
 from pyllm.checkpoints.quantized_folder import merge_quantized
 from pyllm.checkpoints.safetensors_files import read_folder, read_json
 from pyllm.checkpoints.stored import StoredTensor, common_dtype
-from pyllm.models.config import ModelConfig
+from pyllm.models.encoder import Encoder, EncoderConfig
 from pyllm.models.transformer import Transformer
 
 _DTYPES = {
@@ -30,16 +34,17 @@ _DTYPES = {
     "float16": torch.float16,
 }
 _TOKENIZER_FILES = ("tokenizer.json", "tekken.json", "tokenizer.model", "spiece.model", "vocab.txt")
-# Buffers that old checkpoints carry although they follow from the configuration.
-_DERIVED = ".rotary_emb.inv_freq"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded model: `tokenizer_path` is what `pyllm.Tokenizer.from_file` takes, None if there is no tokenizer."""
+    """A loaded model: `tokenizer_path` is what `pyllm.Tokenizer.from_file` takes, None if there is no tokenizer.
 
-    network: Transformer
-    config: ModelConfig
+    `network` is a `Transformer`, or an `Encoder` where config is an `EncoderConfig`.
+    """
+
+    network: Any
+    config: Any
     tokenizer_path: Path | None
 
 
@@ -75,7 +80,7 @@ def load_checkpoint(
     else:
         config, stored, tokenizer_path = _open_folder(path)
     _check_size(path, config, stored)
-    network = Transformer(config, device="meta")
+    network: Any = (Encoder if isinstance(config, EncoderConfig) else Transformer)(config, device="meta")
     wanted = _select(path, network, stored)
     target = requested or common_dtype(wanted)
     total = sum(tensor.nbytes for tensor in wanted.values())
@@ -90,7 +95,7 @@ def load_checkpoint(
     return Checkpoint(network.eval().to(device or "cpu"), config, tokenizer_path)
 
 
-def _assign(network: Transformer, state: dict[str, Tensor]) -> None:
+def _assign(network: Any, state: dict[str, Tensor]) -> None:
     """Puts `state` into the network; what is not in it has been replaced by quantized layers."""
     missing = network.load_state_dict(state, assign=True, strict=not network.is_quantized).missing_keys
     for name in missing:
@@ -104,34 +109,42 @@ def _read(path: Path, tensor: StoredTensor, dtype: torch.dtype) -> Tensor:
         raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from None
 
 
-def _open_gguf(path: Path) -> tuple[ModelConfig, dict[str, StoredTensor], Path | None]:
+def _open_gguf(path: Path) -> tuple[Any, dict[str, StoredTensor], Path | None]:
     file = read_gguf(path)
     config = config_from_gguf(file)
     has_tokenizer = "tokenizer.ggml.tokens" in file.metadata
     return config, model_tensors(file, config), path if has_tokenizer else None
 
 
-def _open_folder(path: Path) -> tuple[ModelConfig, dict[str, StoredTensor], Path | None]:
+def _open_folder(path: Path) -> tuple[Any, dict[str, StoredTensor], Path | None]:
     if not (path / "config.json").exists():
         found = sorted(file.name for file in path.glob("*.gguf"))
         hint = f"; to load a GGUF file give its own path ({', '.join(found[:4])})" if found else ""
         raise FileNotFoundError(f"{path} has no config.json{hint}")
     try:
         data = read_json(path / "config.json")
-        config = config_from_hf(data)
+        is_encoder = data.get("architectures") == [hf_bert.ARCHITECTURE]
+        config: Any = None if is_encoder else config_from_hf(data)
+        stored = read_folder(path)
+        if is_encoder:
+            return (
+                hf_bert.bert_config_from_hf(data, stored),
+                hf_bert.bert_from_hf(stored),
+                _find_tokenizer(path),
+            )
     except ValueError as error:
-        raise ValueError(f"{path / 'config.json'}: {error}") from None
+        raise error if str(path) in str(error) else ValueError(f"{path / 'config.json'}: {error}") from None
     config = dataclasses.replace(config, eos_token_ids=_end_tokens(path, config))
-    stored = read_folder(path)
-    if data.get("quantization_config") is not None:
-        try:
+    try:
+        if data.get("quantization_config") is not None:
             stored = merge_quantized(data["quantization_config"], stored)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        stored = from_hf(config, stored)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return config, stored, _find_tokenizer(path)
 
 
-def _end_tokens(folder: Path, config: ModelConfig) -> tuple[int, ...]:
+def _end_tokens(folder: Path, config: Any) -> tuple[int, ...]:
     """Tokens that end a text: those of config.json and of generation_config.json, which often knows more."""
     path = folder / "generation_config.json"
     more = read_json(path).get("eos_token_id") if path.exists() else None
@@ -166,7 +179,7 @@ def _dtype_argument(dtype: torch.dtype | str) -> torch.dtype | None:
     return named
 
 
-def _check_size(path: Path, config: ModelConfig, stored: dict[str, StoredTensor]) -> None:
+def _check_size(path: Path, config: Any, stored: dict[str, StoredTensor]) -> None:
     """Stop a configuration that promises far more than the file holds before a network of that size is built."""
     held = sum(torch.Size(tensor.shape).numel() for tensor in stored.values())
     promised = config.num_parameters()
@@ -174,13 +187,13 @@ def _check_size(path: Path, config: ModelConfig, stored: dict[str, StoredTensor]
         raise ValueError(f"{path}: the configuration describes {promised} parameters, the file holds {held}")
 
 
-def _select(path: Path, network: Transformer, stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+def _select(path: Path, network: Any, stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     """The stored tensor of each of the network's, after checking that names and shapes are the same."""
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     missing = [name for name in expected if name not in stored]
     if missing:
         raise ValueError(f"{path}: {_listed(missing)} missing")
-    unexpected = [name for name in stored if name not in expected and not name.endswith(_DERIVED)]
+    unexpected = [name for name in stored if name not in expected]
     if network.config.tie_word_embeddings and "lm_head.weight" in unexpected:
         _check_tied(path, stored)
         unexpected.remove("lm_head.weight")

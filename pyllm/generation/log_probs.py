@@ -13,8 +13,13 @@ from pyllm.models import Transformer
 _MOST_LOGITS = 1 << 23
 
 
-def token_log_probs(hidden: Tensor, lm_head_weight: Tensor | ops.QuantizedTensor, tokens: Tensor) -> Tensor:
-    """Log-probability of `tokens` under softmax(hidden @ lm_head_weight.T).
+def token_log_probs(
+    hidden: Tensor,
+    lm_head_weight: Tensor | ops.QuantizedTensor,
+    tokens: Tensor,
+    softcap: float | None = None,
+) -> Tensor:
+    """Log-probability of `tokens` under softmax(hidden @ lm_head_weight.T), the logits capped by `softcap`.
 
     The trainers' loss itself, so that what is sampled has the log-probability, to the bit, that training gives it. A
     quantized head, which is not trained, makes its logits a few rows at a time.
@@ -28,8 +33,8 @@ def token_log_probs(hidden: Tensor, lm_head_weight: Tensor | ops.QuantizedTensor
     if isinstance(lm_head_weight, ops.QuantizedTensor):
         rows = max(1, _MOST_LOGITS // lm_head_weight.shape[0])
         parts = zip(hidden.split(rows), tokens.split(rows), strict=True)
-        return torch.cat([_chosen(head_logits(part, lm_head_weight), ids) for part, ids in parts])
-    return -ops.linear_cross_entropy(hidden, lm_head_weight, tokens, reduction="none")
+        return torch.cat([_chosen(head_logits(part, lm_head_weight, softcap), ids) for part, ids in parts])
+    return -ops.linear_cross_entropy(hidden, lm_head_weight, tokens, softcap=softcap, reduction="none")
 
 
 def _chosen(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -55,4 +60,4 @@ def sequence_log_probs(network: Transformer, input_ids: Tensor, *, first: int = 
     if bool(((input_ids < 0) | (input_ids >= vocab_size)).any()):
         raise IndexError(f"input_ids must lie in [0, {vocab_size}), got {input_ids.tolist()}")
     hidden = network.hidden_states(input_ids[None, :-1])[0, first - 1 :]
-    return token_log_probs(hidden, network.lm_head_weight, input_ids[first:])
+    return token_log_probs(hidden, network.lm_head_weight, input_ids[first:], network.logit_softcap)

@@ -12,16 +12,20 @@ from pyllm import ops
 from pyllm.generation.config import GenerationConfig
 
 
-def head_logits(hidden: Tensor, lm_head_weight: Tensor | ops.QuantizedTensor) -> Tensor:
+def head_logits(
+    hidden: Tensor, lm_head_weight: Tensor | ops.QuantizedTensor, softcap: float | None = None
+) -> Tensor:
     """hidden (rows, hidden_size) @ lm_head_weight.T as float32 sums, unrounded, as the loss sees them.
 
-    float64 stays float64.
+    With `softcap` softcap * tanh(sums / softcap). float64 stays float64.
     """
     if isinstance(lm_head_weight, ops.QuantizedTensor):
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        return ops.quantized_linear(hidden.to(wide), lm_head_weight)
-    out_dtype = None if hidden.dtype == torch.float64 else torch.float32
-    return ops.linear(hidden, lm_head_weight, out_dtype=out_dtype)
+        logits = ops.quantized_linear(hidden.to(wide), lm_head_weight)
+    else:
+        out_dtype = None if hidden.dtype == torch.float64 else torch.float32
+        logits = ops.linear(hidden, lm_head_weight, out_dtype=out_dtype)
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 class LogitsEditor:

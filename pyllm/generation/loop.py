@@ -128,7 +128,7 @@ class Decoding:
     def step(self) -> None:
         """Adds one token to every unfinished completion."""
         hidden = self._prefill() if self._cache is None else self._decode()
-        logits = head_logits(hidden, self._network.lm_head_weight)
+        logits = head_logits(hidden, self._network.lm_head_weight, self._network.logit_softcap)
         config = self._config
         tokens = ops.sample(
             self._editor.edit(logits),
@@ -163,8 +163,9 @@ class Decoding:
         for row, prompt in zip(padded, unique, strict=True):
             row[: len(prompt)] = torch.tensor(prompt, device=device)
         self._cache = self._network.new_cache(len(unique), capacity=padded.shape[1] + _CACHE_ROOM)
+        prefix = {"prefix_lengths": lengths} if self._network.config.prefix_decoder else {}
         hidden = self._network.hidden_states(
-            padded, kv_cache=self._cache, input_lengths=lengths, last_token_only=True
+            padded, kv_cache=self._cache, input_lengths=lengths, last_token_only=True, **prefix
         )
         if len(unique) == len(prompts):
             return hidden
@@ -179,7 +180,9 @@ class Decoding:
     def _append_logprobs(self) -> None:
         hidden = torch.cat([hidden for _, hidden, _ in self._pending])
         tokens = torch.cat([tokens for _, _, tokens in self._pending])
-        logprobs = iter(token_log_probs(hidden, self._network.lm_head_weight, tokens).tolist())
+        network = self._network
+        values = token_log_probs(hidden, network.lm_head_weight, tokens, network.logit_softcap)
+        logprobs = iter(values.tolist())
         for rows, _, _ in self._pending:
             for row in rows:
                 row.completion.logprobs.append(next(logprobs))

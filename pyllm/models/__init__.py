@@ -1,7 +1,23 @@
-"""Decoder-only language models: a configuration, the transformer it turns into, and the key-value cache."""
+"""Language models: a configuration, the network it turns into, and the key-value cache."""
 
-from pyllm.models.config import PRESETS, ModelConfig, RopeScaling, gpt2_config, preset
+from pyllm.models.config import MixtureOfExperts, ModelConfig
+from pyllm.models.encoder import Encoder, EncoderConfig
 from pyllm.models.kv_cache import KVCache
+from pyllm.models.presets import PRESETS, gpt2_config, gpt3_config, palm_config, preset
+from pyllm.models.rope import RopeScaling
 from pyllm.models.transformer import Transformer
 
-__all__ = ["PRESETS", "KVCache", "ModelConfig", "RopeScaling", "Transformer", "gpt2_config", "preset"]
+__all__ = [
+    "PRESETS",
+    "Encoder",
+    "EncoderConfig",
+    "KVCache",
+    "MixtureOfExperts",
+    "ModelConfig",
+    "RopeScaling",
+    "Transformer",
+    "gpt2_config",
+    "gpt3_config",
+    "palm_config",
+    "preset",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,14 +81,14 @@ class KVCache:
     def layer(self, index: int) -> LayerCache:
         return LayerCache(self, index)
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
         """Store k, v (batch, kv_heads, new_tokens, head_dim) at the rows' ends and attend causally from q."""
         keys, values = self.keys[layer], self.values[layer]
         keys.flatten(0, 1).index_copy_(0, self._slots, k.transpose(1, 2).flatten(0, 1))
         values.flatten(0, 1).index_copy_(0, self._slots, v.transpose(1, 2).flatten(0, 1))
         end = self._longest + self._new_tokens
         keys, values = keys[:, :end].transpose(1, 2), values[:, :end].transpose(1, 2)
-        return attend(q, keys, values, is_causal=True, window=window, kv_lengths=self._kv_lengths)
+        return attend(q, keys, values, is_causal=True, kv_lengths=self._kv_lengths, **options)
 
     def advance(self, input_lengths: Tensor | None = None) -> None:
         """Count a finished step's tokens: all, or the first `input_lengths` (batch_size,) of each row."""
@@ -126,8 +127,8 @@ class LayerCache:
     cache: KVCache
     index: int
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-        return self.cache.attend(self.index, q, k, v, window)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        return self.cache.attend(self.index, q, k, v, **options)
 
 
 def _grown(stored: Tensor, capacity: int) -> Tensor:

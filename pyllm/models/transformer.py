@@ -7,120 +7,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from pyllm import ops
 from pyllm.models.config import ModelConfig
 from pyllm.models.kv_cache import KVCache
+from pyllm.models.layers import DecoderLayer, Places, hidden_norm
 from pyllm.models.packing import document_layout
-from pyllm.models.rope import scaled_frequencies
-from pyllm.nn import MLP, Attention, GatedMLP, LayerNorm, Linear, RMSNorm, RotaryEmbedding
-from pyllm.nn.attention import AttentionCache
-from pyllm.nn.attention_node import normed_attention
-from pyllm.nn.below_autograd import can_run_directly
-from pyllm.nn.mlp_node import normed_mlp
+from pyllm.models.rope import rotary_embedding
+from pyllm.nn import Linear
+from pyllm.nn.mixture_of_experts import QuantizedExpertLinear
 from pyllm.nn.quantized import QuantizedEmbedding, QuantizedLinear
-from pyllm.nn.rotary import inverse_frequencies
 
 ACTIVATION_CHECKPOINTING = ("none", "selective", "full")
-
-
-class DecoderLayer(nn.Module):
-    """Pre-norm block: x + attention(norm(x)), then + mlp(norm(.)).
-
-    The residual stream travels apart from the last block's output, so that each addition is part of the norm
-    that follows it: (output, residual) -> (output, residual), whose sum is the usual hidden state.
-    """
-
-    def __init__(
-        self, config: ModelConfig, index: int, device: torch.device | str | None, dtype: torch.dtype | None
-    ) -> None:
-        super().__init__()
-        self.self_attn = Attention(
-            config.hidden_size,
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
-            bias=config.attention_bias,
-            output_bias=config.attention_output_bias,
-            qk_norm_eps=config.rms_norm_eps if config.qk_norm else None,
-            qk_norm_offset=config.norm_weight_offset,
-            window=config.window(index),
-            device=device,
-            dtype=dtype,
-        )
-        mlp = GatedMLP if config.gated_mlp else MLP
-        self.mlp = mlp(
-            config.hidden_size,
-            config.intermediate_size,
-            bias=config.mlp_bias,
-            activation=config.hidden_act,
-            device=device,
-            dtype=dtype,
-        )
-        self.is_windowed = config.window(index) is not None
-        self.input_layernorm = _norm(config, device, dtype)
-        self.post_attention_layernorm = _norm(config, device, dtype)
-        # Hugging Face's names: with norms on both sides the one after attention is what its name says, without
-        # them it is the one before the MLP.
-        self.pre_feedforward_layernorm = self.post_feedforward_layernorm = None
-        if config.sandwich_norms:
-            self.pre_feedforward_layernorm = _norm(config, device, dtype)
-            self.post_feedforward_layernorm = _norm(config, device, dtype)
-
-    def forward(
-        self,
-        x: Tensor,
-        residual: Tensor | None,
-        cos: Tensor | None,
-        sin: Tensor | None,
-        position_ids: Tensor | None,
-        cu_seqlens: Tensor | None,
-        cache: AttentionCache | None,
-        checkpointing: str,
-    ) -> tuple[Tensor, Tensor]:
-        attention, mlp, places = self.self_attn, self.mlp, (cos, sin, position_ids)
-        attention_norm, mlp_norm, after_attention, after_mlp = self._norms()
-        recompute_attention, recompute_mlp = checkpointing == "full", checkpointing != "none"
-        if cache is None and can_run_directly(x, (attention_norm, attention, mlp_norm, mlp)):
-            x, residual = normed_attention(
-                x, residual, attention_norm, attention, *places, cu_seqlens, recompute=recompute_attention
-            )
-            x, residual = normed_mlp(after_attention(x), residual, mlp_norm, mlp, recompute=recompute_mlp)
-            return after_mlp(x), residual
-        normed, residual = (attention_norm(x), x) if residual is None else attention_norm(x, residual)
-        options = {"cu_seqlens": cu_seqlens, "cache": cache}
-        x = _call(attention, normed, *places, recompute=recompute_attention and cache is None, **options)
-        normed, residual = mlp_norm(after_attention(x), residual)
-        return after_mlp(_call(mlp, normed, recompute=recompute_mlp)), residual
-
-    def _norms(self) -> tuple[Any, Any, Any, Any]:
-        """Before attention, before the MLP, after attention, after the MLP."""
-        if self.pre_feedforward_layernorm is None:
-            return self.input_layernorm, self.post_attention_layernorm, _same, _same
-        after_attention, after_mlp = self.post_attention_layernorm, self.post_feedforward_layernorm
-        return self.input_layernorm, self.pre_feedforward_layernorm, after_attention, after_mlp
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
-
-
-def _norm(
-    config: ModelConfig, device: torch.device | str | None, dtype: torch.dtype | None
-) -> RMSNorm | LayerNorm:
-    """What the configuration normalizes with."""
-    size, eps = config.hidden_size, config.rms_norm_eps
-    if config.norm == "rms_norm":
-        return RMSNorm(size, eps, device=device, dtype=dtype, weight_offset=config.norm_weight_offset)
-    return LayerNorm(size, eps, bias=config.norm_bias, device=device, dtype=dtype)
-
-
-def _call(module: nn.Module, *arguments: Tensor | None, recompute: bool, **options: Any) -> Tensor:
-    """module(...), which with `recompute` keeps its input alone for the backward."""
-    if recompute and torch.is_grad_enabled():
-        return checkpoint(module, *arguments, use_reentrant=False, **options)
-    return module(*arguments, **options)
+_QUANTIZED = (QuantizedLinear, QuantizedEmbedding, QuantizedExpertLinear)
 
 
 class Decoder(nn.Module):
@@ -141,16 +40,14 @@ class Decoder(nn.Module):
                 config.max_position_embeddings, config.hidden_size, device=device, dtype=dtype
             )
         else:
-            inverse = inverse_frequencies(config.head_dim, config.rope_theta)
-            self.rotary = RotaryEmbedding(scaled_frequencies(inverse, config.rope_scaling))
+            limit = config.max_position_embeddings
+            self.rotary = rotary_embedding(config.rotated, config.rope_theta, config.rope_scaling, limit)
             if config.local_rope_theta is not None:
-                self.local_rotary = RotaryEmbedding(
-                    inverse_frequencies(config.head_dim, config.local_rope_theta)
-                )
+                self.local_rotary = rotary_embedding(config.rotated, config.local_rope_theta, None, limit)
         self.layers = nn.ModuleList(
             DecoderLayer(config, index, device, dtype) for index in range(config.num_hidden_layers)
         )
-        self.norm = _norm(config, device, dtype)
+        self.norm = hidden_norm(config, device, dtype)
 
     def forward(
         self,
@@ -158,6 +55,7 @@ class Decoder(nn.Module):
         position_ids: Tensor | None,
         max_position: int,
         cu_seqlens: Tensor | None,
+        prefix_lengths: Tensor | None,
         kv_cache: KVCache | None,
         checkpointing: str,
     ) -> Tensor:
@@ -174,8 +72,9 @@ class Decoder(nn.Module):
             x = x + _positions(self.embed_positions, input_ids, position_ids, max_position)
         for index, layer in enumerate(self.layers):
             cache = None if kv_cache is None else kv_cache.layer(index)
-            cos, sin = local_angles if layer.is_windowed else angles
-            x, residual = layer(x, residual, cos, sin, position_ids, cu_seqlens, cache, checkpointing)
+            tables = local_angles if layer.is_windowed else angles
+            places = Places(*tables, position_ids, cu_seqlens, prefix_lengths)
+            x, residual = layer(x, residual, places, cache, checkpointing)
         hidden, _ = self.norm(x, residual)
         return hidden
 
@@ -197,7 +96,8 @@ class Transformer(nn.Module):
     `model.embed_tokens`, `model.layers.N.{input_layernorm, self_attn, post_attention_layernorm, mlp}`,
     `model.norm` and, where the embedding is not tied, `lm_head`. A tied head has no entry of its own. A network with
     learned positions has `model.embed_positions`, one with norms on both sides of attention and MLP also
-    `pre_feedforward_layernorm` and `post_feedforward_layernorm` in each layer.
+    `pre_feedforward_layernorm` and `post_feedforward_layernorm` in each layer, a parallel block `input_layernorm`
+    alone, a mixture of experts `mlp.gate` and `mlp.experts.{gate,up,down}_proj`, see `pyllm.nn.MixtureOfExpertsMLP`.
 
     New weights are drawn as in GPT-2 and LLaMA: normal with `config.initializer_range`, the two projections
     that write to the residual stream divided by sqrt(2 * layers), biases zero, norms one. They use torch's
@@ -250,6 +150,11 @@ class Transformer(nn.Module):
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     @property
+    def logit_softcap(self) -> float | None:
+        """Logits are softcap * tanh(product / softcap) of hidden states and head."""
+        return self.config.logit_softcap
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of activations, and of weights that are not quantized."""
         return self.model.norm.weight.dtype
@@ -261,7 +166,7 @@ class Transformer(nn.Module):
     @property
     def is_quantized(self) -> bool:
         """Whether some weights are quantized; those are frozen."""
-        return any(isinstance(module, (QuantizedLinear, QuantizedEmbedding)) for module in self.modules())
+        return any(isinstance(module, _QUANTIZED) for module in self.modules())
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -287,6 +192,7 @@ class Transformer(nn.Module):
         *,
         position_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
+        prefix_lengths: Tensor | None = None,
         kv_cache: KVCache | None = None,
         input_lengths: Tensor | None = None,
         last_token_only: bool = False,
@@ -299,13 +205,15 @@ class Transformer(nn.Module):
             input_ids,
             position_ids=position_ids,
             document_ids=document_ids,
+            prefix_lengths=prefix_lengths,
             kv_cache=kv_cache,
             input_lengths=input_lengths,
             last_token_only=last_token_only,
         )
         weight = self.lm_head_weight
         product = ops.quantized_linear if isinstance(weight, ops.QuantizedTensor) else ops.linear
-        return product(hidden, weight)
+        logits, cap = product(hidden, weight), self.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def hidden_states(
         self,
@@ -313,14 +221,15 @@ class Transformer(nn.Module):
         *,
         position_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
+        prefix_lengths: Tensor | None = None,
         kv_cache: KVCache | None = None,
         input_lengths: Tensor | None = None,
         last_token_only: bool = False,
     ) -> Tensor:
-        """What the head reads: (batch, tokens, hidden_size), after the last norm.
+        """What the head reads: (batch, tokens, hidden_size), after the last norm, times `config.logit_scale`.
 
-        Training takes this and `lm_head_weight` to `pyllm.ops.linear_cross_entropy`, so that the logits are
-        never held whole.
+        Training takes this, `lm_head_weight` and `logit_softcap` to `pyllm.ops.linear_cross_entropy`, so that the
+        logits are never held whole.
 
         Args:
             input_ids: (batch, tokens) integers in [0, vocab_size).
@@ -328,6 +237,9 @@ class Transformer(nn.Module):
                 document, or from the end of the cached row.
             document_ids: (batch, tokens) integers, one value per stretch of tokens that belong together;
                 attention never leaves a stretch. Not together with `kv_cache`.
+            prefix_lengths: (batch,) integers, or one per document with `document_ids`; the first so many tokens
+                of the row or document are visible to all of it, later ones to those behind them only (a prefix
+                decoder). With `kv_cache` a prefix must come in one call, the first.
             kv_cache: tokens seen before, one row per row of the batch; the new ones are added.
             input_lengths: (batch,) real tokens of each row, the rest is padding on the right. Only needed
                 with `kv_cache` or `last_token_only`: causal attention keeps padding on the right out of
@@ -351,9 +263,18 @@ class Transformer(nn.Module):
             position_ids = defaults
         elif position_ids.numel():
             max_position = int(position_ids.max()) + 1
+        _check_prefix(prefix_lengths, input_ids.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1)
         hidden = self.model(
-            input_ids, position_ids, max_position, cu_seqlens, kv_cache, self.activation_checkpointing
+            input_ids,
+            position_ids,
+            max_position,
+            cu_seqlens,
+            prefix_lengths,
+            kv_cache,
+            self.activation_checkpointing,
         )
+        if self.config.logit_scale != 1.0:
+            hidden = hidden * self.config.logit_scale
         if kv_cache is not None:
             kv_cache.advance(input_lengths)
         return _last_tokens(hidden, input_lengths) if last_token_only else hidden
@@ -393,6 +314,11 @@ def _check_companions(
         raise ValueError(f"input_lengths must have shape ({batch},), got {tuple(input_lengths.shape)}")
     if bool(((input_lengths < 1) | (input_lengths > tokens)).any()):
         raise ValueError(f"input_lengths must lie in [1, {tokens}], got {input_lengths.tolist()}")
+
+
+def _check_prefix(prefix_lengths: Tensor | None, texts: int) -> None:
+    if prefix_lengths is not None and prefix_lengths.shape != (texts,):
+        raise ValueError(f"prefix_lengths must have shape ({texts},), got {tuple(prefix_lengths.shape)}")
 
 
 def _check_cache(input_ids: Tensor, kv_cache: KVCache, document_ids: Tensor | None) -> None:

@@ -36,6 +36,9 @@ class _Options:
     head_norm: Norm | None
     head_dim: int
     window: int | None
+    scale: float | None
+    softcap: float | None
+    rope_interleaved: bool
     dtype: torch.dtype
     recompute: bool
 
@@ -56,12 +59,13 @@ class _Parameters(NamedTuple):
 
 
 class _Angles(NamedTuple):
-    """Tables and positions of the rotation (cos None: none), and the borders of packed documents."""
+    """Tables and positions of the rotation (cos None: none), the borders of packed documents, and prefixes."""
 
     cos: Tensor | None
     sin: Tensor | None
     position_ids: Tensor | None
     cu_seqlens: Tensor | None
+    prefix_lengths: Tensor | None
 
 
 def normed_attention(
@@ -73,6 +77,7 @@ def normed_attention(
     sin: Tensor | None,
     position_ids: Tensor | None,
     cu_seqlens: Tensor | None,
+    prefix_lengths: Tensor | None = None,
     *,
     recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -85,6 +90,9 @@ def normed_attention(
         None if q_norm is None else Norm.of(q_norm, compute_dtype(x)),
         attention.head_dim,
         attention.window,
+        attention.scale,
+        attention.softcap,
+        attention.rope_interleaved,
         compute_dtype(x),
         recompute,
     )
@@ -108,13 +116,14 @@ def normed_attention(
     if cos is not None and sin is not None:
         wide = torch.promote_types(x.dtype, torch.float32)
         cos, sin = cast(cos, wide), cast(sin, wide)
-    return _NormedAttention.apply(options, x, residual, cos, sin, position_ids, cu_seqlens, *parameters)
+    angles = _Angles(cos, sin, position_ids, cu_seqlens, prefix_lengths)
+    return _NormedAttention.apply(options, x, residual, *angles, *parameters)
 
 
 class _NormedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, options: _Options, x: Tensor, residual: Tensor | None, *tensors: Any) -> Any:
-        angles, p = _Angles(*tensors[:4]), _Parameters(*tensors[4:])
+        angles, p = _Angles(*tensors[:5]), _Parameters(*tensors[5:])
         with direct():
             y, h = options.norm.forward(x, residual, p.norm_weight, p.norm_bias)
             kept = _attend(cast(y, options.dtype), options, angles, p)
@@ -128,7 +137,7 @@ class _NormedAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, grad_h: Tensor | None) -> tuple[Tensor | None, ...]:
         options: _Options = ctx.options
         h, *rest = ctx.saved_tensors
-        kept, angles, p = rest[:5], _Angles(*rest[5:9]), _Parameters(*rest[9:])
+        kept, angles, p = rest[:5], _Angles(*rest[5:10]), _Parameters(*rest[10:])
         with direct():
             y, statistics = options.norm.again(h, p.norm_weight, p.norm_bias)
             y = cast(y, options.dtype)
@@ -144,7 +153,7 @@ class _NormedAttention(torch.autograd.Function):
             )
         grad_residual = grad_x if ctx.needs_input_grad[2] else None
         parameter_grads = (*norm_grads, *qkv_grads, *o_grads, *head_norm_grads)
-        return None, grad_x, grad_residual, None, None, None, None, *parameter_grads
+        return None, grad_x, grad_residual, *((None,) * len(angles)), *parameter_grads
 
 
 def _heads(x: Tensor, options: _Options, angles: _Angles) -> Tensor:
@@ -158,10 +167,13 @@ def _rows(x: Tensor, like: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(*like.shape[:-1], -1)
 
 
-def _rotate(q: Tensor, k: Tensor, angles: _Angles, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
+def _rotate(
+    q: Tensor, k: Tensor, options: _Options, angles: _Angles, *, inverse: bool = False
+) -> tuple[Tensor, Tensor]:
     if angles.cos is None:
         return q, k
-    return torch.ops.pyllm.rope.default(q, k, angles.cos, angles.sin, angles.position_ids, False, inverse)
+    places = (angles.cos, angles.sin, angles.position_ids)
+    return torch.ops.pyllm.rope.default(q, k, *places, options.rope_interleaved, inverse)
 
 
 def _normed_heads(
@@ -178,8 +190,8 @@ def _normed_heads(
 def _masks(options: _Options, angles: _Angles) -> tuple[Any, ...]:
     """The arguments of the attention operator behind q, k and v: causal, within the window and the document."""
     borders = angles.cu_seqlens
-    tensors = (None, None, None, None, None, borders, borders, None)
-    return *tensors, True, None, options.window, 0, None, 0.0
+    tensors = (None, None, None, angles.prefix_lengths, None, borders, borders, None)
+    return *tensors, True, options.scale, options.window, 0, options.softcap, 0.0
 
 
 def _attend(y: Tensor, options: _Options, angles: _Angles, p: _Parameters) -> tuple[Tensor, ...]:
@@ -189,7 +201,7 @@ def _attend(y: Tensor, options: _Options, angles: _Angles, p: _Parameters) -> tu
         for weight, bias in ((p.q_weight, p.q_bias), (p.k_weight, p.k_bias), (p.v_weight, p.v_bias))
     )
     normed_q, normed_k, _, _ = _normed_heads(q, k, options, p)
-    rotated_q, rotated_k = _rotate(normed_q, normed_k, angles)
+    rotated_q, rotated_k = _rotate(normed_q, normed_k, options, angles)
     out, lse = torch.ops.pyllm.attention.default(rotated_q, rotated_k, v, *_masks(options, angles))
     if options.head_norm is None:
         q, k = rotated_q, rotated_k
@@ -203,11 +215,11 @@ def _attend_backward(
     q, k, v, out, lse = kept
     rotated_q, rotated_k, q_statistics, k_statistics = _normed_heads(q, k, options, p)
     if options.head_norm is not None:
-        rotated_q, rotated_k = _rotate(rotated_q, rotated_k, angles)
+        rotated_q, rotated_k = _rotate(rotated_q, rotated_k, options, angles)
     grad_q, grad_k, grad_v, _, _ = torch.ops.pyllm.attention_backward.default(
         grad_out, None, out, lse, rotated_q, rotated_k, v, *_masks(options, angles), False
     )
-    grad_q, grad_k = _rotate(grad_q, grad_k, angles, inverse=True)
+    grad_q, grad_k = _rotate(grad_q, grad_k, options, angles, inverse=True)
     if options.head_norm is None or p.q_norm is None or p.k_norm is None:
         return (grad_q, grad_k, grad_v), (None, None)
     grad_q, grad_q_norm, _ = options.head_norm.backward(grad_q, None, q, q_statistics, p.q_norm, None)

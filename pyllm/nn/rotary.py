@@ -35,11 +35,12 @@ class RotaryEmbedding(torch.nn.Module):
 
     Args:
         inverse: (rotary_dim / 2,) fp32 inverse frequencies, see `inverse_frequencies`.
+        factor: cosines and sines are multiplied by it (YaRN's attention factor).
     """
 
-    def __init__(self, inverse: Tensor) -> None:
+    def __init__(self, inverse: Tensor, factor: float = 1.0) -> None:
         super().__init__()
-        self.inverse = inverse
+        self.inverse, self.factor = inverse, factor
         self._cos = self._sin = inverse.new_empty(0, inverse.shape[0])
 
     def forward(self, length: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -51,5 +52,7 @@ class RotaryEmbedding(torch.nn.Module):
             with torch.inference_mode(False):
                 positions = torch.arange(rows, dtype=torch.float32, device="cpu")
                 angles = torch.outer(positions, self.inverse)
-                self._cos, self._sin = angles.cos().to(device), angles.sin().to(device)
+                self._cos, self._sin = (
+                    (table * self.factor).to(device) for table in (angles.cos(), angles.sin())
+                )
         return self._cos, self._sin

@@ -21,8 +21,8 @@ Objective = Callable[[Any, Batch], tuple[torch.Tensor, torch.Tensor]]
 def language_modelling(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy of every token given those before it in its document.
 
-    `model` offers `hidden_states(input_ids, document_ids=...)` and `lm_head_weight`, as
-    `pyllm.models.Transformer` does; the logits are never held whole. A row of n + 1 tokens makes n
+    `model` offers `hidden_states(input_ids, document_ids=...)` and `lm_head_weight`, and `logit_softcap` where logits
+    are capped, as `pyllm.models.Transformer` does; the logits are never held whole. A row of n + 1 tokens makes n
     predictions.
     """
     targets, documents = batch.token_ids[:, 1:], batch.document_ids
@@ -33,6 +33,7 @@ def language_modelling(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Te
         hidden.flatten(0, 1),
         model.lm_head_weight,
         targets.flatten(),
+        softcap=getattr(model, "logit_softcap", None),
         token_weight=weights.flatten(),
         reduction="sum",
     )

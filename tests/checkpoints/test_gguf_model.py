@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from pyllm.checkpoints import GGUFError, load_checkpoint, read_gguf
-from pyllm.checkpoints.gguf_model import state_dict_name
+from pyllm.checkpoints.gguf_names import state_dict_name
 from tests.models.hf import ids, make
 
 Kind = gguf.GGMLQuantizationType
@@ -144,10 +144,10 @@ def test_gemma(tmp_path: Path) -> None:
 
     def capped(writer: gguf.GGUFWriter) -> None:
         edit(writer)
-        writer.add_float32("gemma3.final_logit_softcapping", 30.0)
+        writer.add_float32("gemma3.attn_logit_softcapping", 30.0)
 
     write_gguf(tmp_path / "m.gguf", model, edit=capped)
-    with pytest.raises(GGUFError, match=r"gemma3\.final_logit_softcapping is not supported"):
+    with pytest.raises(GGUFError, match=r"gemma3\.attn_logit_softcapping is not supported"):
         load_checkpoint(tmp_path / "m.gguf")
 
 
@@ -235,8 +235,9 @@ def _add(method: str, *values: object) -> Callable[[gguf.GGUFWriter], None]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (_add("add_rope_scaling_type", gguf.RopeScalingType.YARN), "'yarn' is not supported"),
-        (_add("add_expert_count", 8), "mixtures of experts are not supported"),
+        (_add("add_string", "llama.rope.scaling.type", "ntk"), "'ntk' is not supported"),
+        (_add("add_rope_scaling_type", gguf.RopeScalingType.YARN), "lacks llama.rope.scaling.factor"),
+        (_add("add_expert_count", 8), "lacks llama.expert_used_count"),
         (_add("add_uint16", "split.count", 3), "split over several files"),
         (_add("add_uint32", "llama.block_count", 2), r"blk|model\.layers\.2.* not expected"),
         (_add("add_uint32", "llama.block_count", 5000), "num_hidden_layers must be at most"),

@@ -33,6 +33,7 @@ class Network:
 
     device = torch.device("cpu")
     lm_head_weight = torch.eye(VOCAB)
+    logit_softcap = None
 
     def __init__(self, logits_of: Callable[[Sequence[int]], Tensor], context: int = 512) -> None:
         self.config = ModelConfig(

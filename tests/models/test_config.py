@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from pyllm.models import PRESETS, ModelConfig, RopeScaling, preset
+from pyllm.models import PRESETS, MixtureOfExperts, ModelConfig, RopeScaling, preset
 
 SMALL = ModelConfig(
     vocab_size=11, hidden_size=12, intermediate_size=7, num_hidden_layers=2, num_attention_heads=3
@@ -32,6 +32,13 @@ def test_defaults_follow_the_heads() -> None:
         ({"rope_theta": 0.0}, "rope_theta"),
         ({"rope_theta": "1e4"}, "rope_theta"),
         ({"sliding_window": 0}, "sliding_window"),
+        ({"rotary_dim": 3}, "rotary_dim must be even"),
+        ({"rotary_dim": 6}, "rotary_dim must be even and at most head_dim"),
+        ({"attention_softcap": 0.0}, "attention_softcap must be a positive number"),
+        ({"parallel_block": True, "sandwich_norms": True}, "sandwich_norms must be False"),
+        ({"prefix_decoder": True, "sliding_window": 4}, "sliding_window must be None for a prefix_decoder"),
+        ({"rope_scaling": RopeScaling("longrope", 2.0)}, "needs 2 short_factors and long_factors, got 0"),
+        ({"head_dim": 2, "rope_scaling": RopeScaling("dynamic", 2.0)}, "rotary_dim above 2"),
         ({"layer_types": ("full_attention",)}, "layer_types"),
         ({"bos_token_id": "<s>"}, "bos_token_id must be an integer or None"),
         ({"eos_token_ids": ("</s>",)}, "eos_token_ids must be integers"),
@@ -49,7 +56,11 @@ def test_impossible_values(changes: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "yarn", "factor": 2.0}, "'yarn' is not supported"),
+        ({"kind": "ntk", "factor": 2.0}, "'ntk' is not supported"),
+        ({"kind": "yarn", "factor": 2.0, "attention_factor": -1.0}, "attention_factor"),
+        ({"kind": "yarn", "factor": 2.0, "truncate": 1}, "truncate must be True or False"),
+        ({"kind": "longrope", "factor": 2.0, "short_factors": (1.0,)}, "long_factors must be as many"),
+        ({"kind": "longrope", "factor": 2.0, "short_factors": (0.0,)}, "short_factors must be a tuple of"),
         ({"kind": "linear", "factor": 0.0}, "factor"),
         ({"kind": "llama3", "factor": 8.0, "low_freq_factor": 4.0}, "high_freq_factor must exceed"),
     ],
@@ -57,6 +68,19 @@ def test_impossible_values(changes: dict[str, object], message: str) -> None:
 def test_impossible_rope_scaling(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RopeScaling(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 1, 4), "num_experts must be a positive integer"),
+        ((2, 3, 4), r"experts_per_token must be at most num_experts \(2\), got 3"),
+        ((10**9, 1, 4), "num_experts must be at most"),
+    ],
+)
+def test_impossible_experts(arguments: tuple[int, int, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MixtureOfExperts(*arguments)
 
 
 def test_window_per_layer() -> None:

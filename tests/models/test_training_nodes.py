@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyllm import ops
-from pyllm.models import ModelConfig, Transformer, gpt2_config, transformer
+from pyllm.models import ModelConfig, Transformer, gpt2_config, layers, transformer
 
 _SMALL = {
     "vocab_size": 97,
@@ -75,7 +75,7 @@ def _gradient(parameter: torch.nn.Parameter) -> Tensor:
 def module_by_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Layers run their modules one after the other, each operator recorded by autograd."""
     with monkeypatch.context() as patch:
-        patch.setattr(transformer, "can_run_directly", lambda *_: False)
+        patch.setattr(layers, "can_run_directly", lambda *_: False)
         yield
 
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyllm import ops
-from pyllm.checkpoints.hf_config import config_from_hf
+from pyllm.checkpoints import load_checkpoint
+from pyllm.checkpoints.hf_names import to_hf
 from pyllm.models import ModelConfig, Transformer, preset
-from tests.models.hf import VARIANTS, ids, make
+from tests.models.hf import VARIANTS, gradients_on_disk, ids, make
+
+# One of each kind of block.
+CACHED = ["llama", "mistral-window", "qwen2-windows", "qwen3", "gemma3", "gemma2", "phi3-partial-window"]
+CACHED += ["gpt2", "gpt_neo", "cohere-multi-query", "mixtral", "qwen2_moe"]
 
 
 def ours(variant: str) -> Transformer:
-    theirs = make(variant)
-    config = config_from_hf(theirs.config.to_dict() | {"architectures": [type(theirs).__name__]})
-    network = Transformer(config)
-    state = theirs.state_dict()
-    if config.tie_word_embeddings:
-        del state["lm_head.weight"]
-    network.load_state_dict(state)
-    return network.eval()
+    with tempfile.TemporaryDirectory() as folder:
+        make(variant).save_pretrained(folder)
+        return load_checkpoint(folder).network
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -34,11 +36,12 @@ def test_logits_and_gradients(variant: str) -> None:
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(3))
     (expected * weights).sum().backward()
     (logits * weights).sum().backward()
-    for name, parameter in theirs.named_parameters():
-        grad, reference = network.get_parameter(name).grad, parameter.grad
-        assert grad is not None
-        assert reference is not None
-        assert (grad - reference).abs().max() < 2e-5 * reference.abs().max(), name
+    ours_by_name = {name: parameter.grad for name, parameter in network.named_parameters()}
+    gradients = to_hf(network.config, ours_by_name)
+    references = gradients_on_disk(theirs)
+    assert set(gradients) == set(references)
+    for name, reference in references.items():
+        assert (gradients[name] - reference).abs().max() < 2e-5 * reference.abs().max() + 1e-9, name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -66,9 +69,9 @@ def test_hidden_states_feed_the_loss() -> None:
 
 @given(
     lengths=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=3),
-    variant=st.sampled_from(["llama", "mistral-window", "qwen3", "gemma3"]),
+    variant=st.sampled_from([*CACHED, "llama-yarn"]),
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_documents_do_not_see_each_other(lengths: list[list[int]], variant: str) -> None:
     network = _networks(variant)
     tokens = max(sum(row) for row in lengths)
@@ -95,7 +98,7 @@ def _networks(variant: str) -> Transformer:
     return _CACHE[variant]
 
 
-@pytest.mark.parametrize("variant", ["llama", "mistral-window", "qwen2-windows", "qwen3", "gemma3"])
+@pytest.mark.parametrize("variant", CACHED)
 def test_cached_decoding_equals_the_full_pass(variant: str) -> None:
     network, x = _networks(variant), ids(3, 40)
     lengths = torch.tensor([7, 20, 1])
