@@ -84,6 +84,11 @@ _MAPS = {
 }
 
 
+def is_as_ours(model_type: str) -> bool:
+    """Whether a family's folder has our names and layouts."""
+    return model_type not in _MAPS
+
+
 def from_hf(config: ModelConfig, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """The tensors of a folder under our names, in our layouts; those without a rule keep theirs.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyllm.checkpoints.atomic import atomic_path
 from pyllm.checkpoints.hf_config import config_to_hf
+from pyllm.checkpoints.hf_names import is_as_ours
 from pyllm.checkpoints.integer_weight import IntegerWeight
 from pyllm.checkpoints.quantized_parts import int8_parts, nf4_parts, packed_parts
 from pyllm.checkpoints.safetensors_files import INDEX, WEIGHTS
@@ -29,12 +30,15 @@ def save_quantized(network: Transformer, folder: str | os.PathLike[str], format:
         format: "int8" and "int4" with their endings, see `pyllm.quantization.quantize`, or "nf4".
 
     Raises:
-        ValueError: an unknown format, a network that is quantized already or has weights that the format cannot hold,
-            or a folder that holds a sharded checkpoint.
+        ValueError: an unknown format, a network that is quantized already or has weights that the format cannot hold, a
+            family whose tensors lie otherwise in its folders (Phi-3, GPT-2, experts), or a folder that holds a sharded
+            checkpoint.
     """
     folder = Path(folder)
     if network.is_quantized:
         raise ValueError("the network is quantized already; load it with a dtype, which dequantizes it")
+    if not is_as_ours(network.config.model_type):
+        raise ValueError(f"a {network.config.model_type} is not written as a quantized folder")
     if (folder / INDEX).exists():
         raise ValueError(f"{folder} holds a sharded checkpoint ({INDEX}); save to another folder")
     config = config_to_hf(network.config, network.dtype)

@@ -41,13 +41,16 @@ def rotated(network: Transformer, seed: int = 0) -> Transformer:
         seed: of the rotations.
 
     Raises:
-        ValueError: a quantized network, or one with LayerNorm, learned positions or a plain MLP.
+        ValueError: a quantized network, or one with LayerNorm, learned positions, a plain MLP, experts or
+            parallel blocks.
     """
     config = network.config
     if network.is_quantized:
         raise ValueError("the network is quantized; load it with a dtype, which dequantizes it")
     if config.norm != "rms_norm" or config.position_embedding != "rope" or not config.gated_mlp:
         raise ValueError("only networks with RMSNorm, RoPE and gated MLPs are rotated")
+    if config.experts is not None or config.parallel_block:
+        raise ValueError("networks with experts or parallel blocks are not rotated")
     result: Any = Transformer(dataclasses.replace(config, tie_word_embeddings=False), device="meta")
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     state.setdefault("lm_head.weight", state["model.embed_tokens.weight"].clone())

@@ -33,7 +33,7 @@ REFUSED = {
     "llama-dynamic-rope": "rope_scaling",
     "llama-yarn": "rope_scaling",
     "qwen3-yarn-mscale": "rope_scaling",
-    "gemma3-caps": "logit_softcap",
+    "gemma3-caps": "attention_scale, logit_softcap",
 }
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3")
 WRITTEN = [name for name in VARIANTS if name.split("-")[0] in FAMILIES and name not in REFUSED]
