@@ -59,7 +59,7 @@ std::vector<bool> all_but(size_t count, const std::vector<TokenId>& ids, const c
 
 void check_ids(const std::vector<TokenId>& ids, size_t count, const char* what) { all_but(count, ids, what); }
 
-// bytes: the ids of the 256 byte tokens, or empty.
+// bytes: the ids of the 256 byte tokens, kNoToken where there is none, or empty.
 Fallback fallback_of(std::optional<TokenId> unknown, bool fuse_unknown, const std::vector<TokenId>& bytes,
                      size_t count) {
   Fallback fallback;
@@ -69,7 +69,9 @@ Fallback fallback_of(std::optional<TokenId> unknown, bool fuse_unknown, const st
   fallback.has_bytes = !bytes.empty();
   if (bytes.empty()) return fallback;
   if (bytes.size() != fallback.bytes.size()) throw std::invalid_argument("bytes: expected 256 ids");
-  check_ids(bytes, count, "bytes");
+  for (const TokenId id : bytes) {
+    if (id != kNoToken) check_ids({id}, count, "bytes");
+  }
   std::copy(bytes.begin(), bytes.end(), fallback.bytes.begin());
   return fallback;
 }

@@ -107,7 +107,7 @@ std::vector<MergeRule> rules_of(const CharacterPairDefinition& definition, const
 
 bool drops_unknown(const CharacterPairDefinition& definition) {
   const Fallback& fallback = definition.fallback;
-  return definition.scores.empty() && !fallback.has_bytes && fallback.unknown == kNoToken;
+  return definition.scores.empty() && !fallback.spells_all() && fallback.unknown == kNoToken;
 }
 
 std::vector<DoubleArrayTrie::Entry> frozen_entries(const CharacterPairDefinition& definition) {
@@ -195,8 +195,8 @@ void CharacterPairEncoder::encode_piece(std::string_view piece, EncoderScratch& 
   }
 }
 
-// Characters that no token stands for are gone before merging, as in tokenizers, so that their neighbours may
-// merge. Their bytes belong to the token before, those in front to the first.
+// Characters that no token and no bytes stand for are gone before merging, as in tokenizers, so that their
+// neighbours may merge. Their bytes belong to the token before, those in front to the first.
 void CharacterPairEncoder::encode_known_characters(std::string_view piece, EncoderScratch& scratch,
                                                    std::vector<TokenId>& ids,
                                                    std::vector<size_t>* lengths) const {
@@ -204,7 +204,7 @@ void CharacterPairEncoder::encode_known_characters(std::string_view piece, Encod
   std::vector<size_t> origins;  // by byte of `known`
   for (size_t at = 0; at < piece.size();) {
     const std::string_view character = piece.substr(at, decode_utf8(piece, at).length);
-    if (table_.find(character) != kNoToken) {
+    if (table_.find(character) != kNoToken || fallback_.spells(character)) {
       known += character;
       origins.insert(origins.end(), character.size(), at);
     }
@@ -272,7 +272,8 @@ std::vector<MergeStep> CharacterPairEncoder::merge_steps(std::string_view piece)
     }
     const size_t length = decode_utf8(piece, at).length;
     const TokenId id = table_.find(piece.substr(at, length));
-    if (id != kNoToken || !drops_unknown_) symbols.push_back({id, {at, at + length}});
+    const bool kept = id != kNoToken || !drops_unknown_ || fallback_.spells(piece.substr(at, length));
+    if (kept) symbols.push_back({id, {at, at + length}});
     at += length;
   }
   append_merge_steps(merges_, std::move(symbols), steps);

@@ -150,17 +150,26 @@ void UnigramEncoder::append_path(std::string_view piece, EncoderScratch& scratch
   }
   FallbackWriter writer(fallback_, ids, lengths);
   const auto is_unknown = [&](TokenId id) { return id == kNoToken || id == fallback_.unknown; };
+  // Neighbours are unknown together: all of them become bytes, or none.
+  size_t unknown_begin = 0, unknown_end = 0;
+  const auto write_unknown = [&] {
+    if (unknown_begin < unknown_end) writer.unknown(piece.substr(unknown_begin, unknown_end - unknown_begin));
+  };
   for (auto end = scratch.symbols.rbegin(); end != scratch.symbols.rend(); ++end) {
     const PathNode& node = path[*end];
     // The unknown token spelled out is unknown text like its neighbours, and itself where it stands alone.
     const bool beside = (end != scratch.symbols.rbegin() && is_unknown(path[*(end - 1)].id)) ||
                         (end + 1 != scratch.symbols.rend() && is_unknown(path[*(end + 1)].id));
     if (node.id == kNoToken || (node.id == fallback_.unknown && beside)) {
-      writer.unknown(piece.substr(*end - node.length, node.length));
+      if (unknown_begin == unknown_end) unknown_begin = *end - node.length;
+      unknown_end = *end;
     } else {
+      write_unknown();
+      unknown_begin = unknown_end = *end;
       writer.known(node.id, node.length);
     }
   }
+  write_unknown();
 }
 
 void UnigramEncoder::encode_piece(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& ids,

@@ -12,6 +12,7 @@ from pyllm import _tokenizers
 
 # No vocabulary comes near; bounds what a hostile id can make us allocate.
 MAX_IDS: int = _tokenizers.most_ids
+NO_ID = 0xFFFFFFFF
 
 
 class AddedToken(NamedTuple):
@@ -49,8 +50,8 @@ class CharacterPairs:
 
     merges: as in BytePairs; None: any two symbols merge that join to a token, and the highest score wins.
     scores: float32 by id, if there are no merges.
-    byte_ids: the ids of the tokens of the 256 bytes, for characters without token; empty: they become `unk_id`, or
-        are left out if that is None. fuse_unk: neighbours share one.
+    byte_ids: the ids of the tokens of the 256 bytes (NO_ID: there is none), for characters without token; empty, or
+        one is missing: they become `unk_id`, or are left out if that is None. fuse_unk: neighbours share one.
     user_defined: ids of tokens that are found before everything else.
     """
 
@@ -142,9 +143,9 @@ def pattern_step(name: str) -> Step:
 
 
 def byte_ids(id_of: Callable[[str], int | None]) -> tuple[int, ...]:
-    """The ids of <0x00> ... <0xFF>, or () if one is missing."""
+    """The ids of <0x00> ... <0xFF>, NO_ID for those that are missing; () if all are."""
     found = [id_of(f"<0x{byte:02X}>") for byte in range(256)]
-    return tuple(token_id for token_id in found if token_id is not None) if None not in found else ()
+    return tuple(NO_ID if i is None else i for i in found) if any(i is not None for i in found) else ()
 
 
 def tokens_by_id(numbered: Mapping[int, bytes], what: str) -> list[bytes | None]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pyllm.tokenizers.byte_alphabet import spell
 from pyllm.tokenizers.components import known_pattern
-from pyllm.tokenizers.definition import BytePairs, CharacterPairs, TokenizerDefinition, pattern_step
+from pyllm.tokenizers.definition import NO_ID, BytePairs, CharacterPairs, TokenizerDefinition, pattern_step
 from pyllm.tokenizers.gguf_pretokenizers import ignores_merges, pre_tokenizer_names, pre_tokenizers_of
 from pyllm.tokenizers.sentencepiece_file import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 
@@ -94,7 +94,7 @@ def _pre(definition: TokenizerDefinition, model: BytePairs) -> str:
 def _sentencepiece(
     definition: TokenizerDefinition, model: CharacterPairs, merges: np.ndarray
 ) -> dict[str, Any]:
-    if not model.byte_ids:
+    if not model.byte_ids or NO_ID in model.byte_ids:
         raise ValueError("GGUF holds BPE on characters only with tokens for all bytes")
     scores = model.scores
     if scores is None:

@@ -16,6 +16,7 @@ from pyllm import _tokenizers
 from pyllm.tokenizers.components import Options, flatten
 from pyllm.tokenizers.definition import (
     BYTE_LEVEL_DECODER,
+    NO_ID,
     AddedToken,
     BytePairs,
     CharacterPairs,
@@ -129,7 +130,8 @@ def _read_model(
     match kind:
         case "BPE":
             model = _read_pairs(options, document, byte_level)
-            hidden = model.byte_ids if isinstance(model, CharacterPairs) else ()
+            if isinstance(model, CharacterPairs):
+                hidden = tuple(token_id for token_id in model.byte_ids if token_id != NO_ID)
         case "Unigram":
             model = _read_unigram(options, document)
         case "WordPiece":

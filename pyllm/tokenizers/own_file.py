@@ -21,6 +21,7 @@ import numpy as np
 
 from pyllm import _tokenizers
 from pyllm.tokenizers.definition import (
+    NO_ID,
     AddedToken,
     BytePairs,
     CharacterPairs,
@@ -151,7 +152,8 @@ def _checked(name: str, value: Any) -> Any:
     if name in _IDS:
         ids = [expect(token_id, int, name) for token_id in expect(value, list, name)]
         for token_id in ids:
-            check_id(token_id, name)
+            if name != "byte_ids" or token_id != NO_ID:
+                check_id(token_id, name)
         return tuple(ids)
     if name not in _OPTIONS:
         raise _unsound(f"{name!r} is not known")

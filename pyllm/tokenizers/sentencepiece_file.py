@@ -9,6 +9,7 @@ import numpy as np
 
 from pyllm import _tokenizers
 from pyllm.tokenizers.definition import (
+    NO_ID,
     AddedToken,
     CharacterPairs,
     Model,
@@ -100,7 +101,7 @@ def sentencepiece_model(
     """The model of pieces with types and scores. Raises ValueError for what is not supported."""
     unknown = next(iter(ids_of_type(types, UNKNOWN)), None)
     bytes_of = byte_ids({names[i]: i for i in ids_of_type(types, BYTE)}.get) if byte_fallback else ()
-    if byte_fallback and not bytes_of:
+    if byte_fallback and (not bytes_of or NO_ID in bytes_of):
         raise ValueError("byte_fallback is on, but not every byte has a piece")
     user_defined = ids_of_type(types, USER_DEFINED)
     if kind == "bpe":

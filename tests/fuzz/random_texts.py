@@ -70,8 +70,82 @@ TROUBLE = (
 )
 
 
+# First and last character of what a text of one script, or of one kind of symbol, is made of.
+SCRIPTS = {
+    "Hebrew": (0x590, 0x5FF),
+    "Arabic": (0x600, 0x6FF),
+    "Arabic forms": (0xFB50, 0xFDFF),
+    "Devanagari": (0x900, 0x97F),
+    "Bengali": (0x980, 0x9FF),
+    "Tamil": (0xB80, 0xBFF),
+    "Thai": (0xE00, 0xE7F),
+    "Tibetan": (0xF00, 0xFFF),
+    "Myanmar": (0x1000, 0x109F),
+    "Georgian": (0x10A0, 0x10FF),
+    "Georgian capitals": (0x1C90, 0x1CBF),
+    "Hangul jamo": (0x1100, 0x11FF),
+    "more Hangul jamo": (0xD7B0, 0xD7FF),
+    "Hangul": (0xAC00, 0xAD00),
+    "Ethiopic": (0x1200, 0x137F),
+    "Cherokee": (0x13A0, 0x13FF),
+    "small Cherokee": (0xAB70, 0xABBF),
+    "Khmer": (0x1780, 0x17FF),
+    "Mongolian": (0x1800, 0x18AF),
+    "Vedic": (0x1CD0, 0x1CFF),
+    "Greek extended": (0x1F00, 0x1FFF),
+    "directions": (0x200B, 0x206F),
+    "super- and subscripts": (0x2070, 0x209F),
+    "enclosed": (0x2460, 0x24FF),
+    "radicals": (0x2E80, 0x2FDF),
+    "kana": (0x3040, 0x30FF),
+    "compatibility ideographs": (0xF900, 0xFAFF),
+    "full and half width": (0xFF00, 0xFFEF),
+    "private use": (0xE000, 0xE0FF),
+    "noncharacters": (0xFDD0, 0xFDEF),
+    "variation selectors": (0xFE00, 0xFE2F),
+    "Kaithi": (0x11080, 0x110CF),
+    "cuneiform": (0x12000, 0x120FF),
+    "musical": (0x1D100, 0x1D1FF),
+    "mathematical letters": (0x1D400, 0x1D4FF),
+    "Adlam": (0x1E900, 0x1E95F),
+    "emoji": (0x1F300, 0x1FAFF),
+    "regional indicators": (0x1F1E6, 0x1F1FF),
+    "ideographs of plane 2": (0x20000, 0x200FF),
+    "tags": (0xE0020, 0xE007F),
+}
+_BETWEEN = (
+    " ",
+    " ",
+    "\n",
+    "\u200d",
+    "\ufe0f",
+    "\u200c",
+    "\u0301",
+    "\U0001f3fd",
+    ".",
+    "1",
+    "a",
+    "\u200f",
+    "\u3000",
+)
+
+
+def script_text(rng: random.Random, length: int, script: str | None = None) -> str:
+    """Words of one script, with joiners, marks, spaces and some of another script between them."""
+    first, last = SCRIPTS[script or rng.choice(list(SCRIPTS))]
+    parts = []
+    for _ in range(rng.randrange(length + 1)):
+        parts += [chr(rng.randint(first, last)) for _ in range(rng.randrange(1, 7))]
+        parts += rng.choices(_BETWEEN, k=rng.randrange(3))
+        if rng.random() < 0.1:
+            parts.append(chr(rng.randint(*SCRIPTS[rng.choice(list(SCRIPTS))])))
+    return "".join(parts)
+
+
 def random_text(rng: random.Random, length: int, words: Sequence[str] = ()) -> str:
     """At most `length` parts."""
+    if rng.random() < 0.2:
+        return script_text(rng, length)
     parts: list[str] = []
     style = rng.randrange(6)
     for _ in range(rng.randrange(length + 1)):

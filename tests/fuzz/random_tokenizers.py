@@ -59,6 +59,12 @@ def byte_level(rng: random.Random) -> Document:
     )
 
 
+def _byte_tokens(rng: random.Random) -> list[str]:
+    """Seldom without some: text that needs one of those is unknown."""
+    missing = rng.sample(range(256), rng.choice((1, 40, 200))) if rng.random() < 0.3 else []
+    return [f"<0x{byte:02X}>" for byte in range(256) if byte not in missing]
+
+
 def character_level(rng: random.Random) -> Document:
     """SentencePiece's BPE as transformers converts it."""
     fallback = rng.random() < 0.6
@@ -66,7 +72,7 @@ def character_level(rng: random.Random) -> Document:
     tokens, merges = _grow(rng, letters, letters)
     tokens = [
         *(["<unk>"] if rng.random() < 0.8 else []),
-        *([f"<0x{b:02X}>" for b in range(256)] if fallback else []),
+        *(_byte_tokens(rng) if fallback else []),
         *tokens,
     ]
     model = {
@@ -79,8 +85,9 @@ def character_level(rng: random.Random) -> Document:
         "ignore_merges": rng.random() < 0.3,
     }
     if rng.random() < 0.5:
-        marker = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-        normalizers, steps = [{"type": "Prepend", "prepend": "▁"}, marker], []
+        marker: Document = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+        prefix: Document = {"type": "Prepend", "prepend": "▁"}
+        normalizers, steps = [prefix, marker], []
     else:
         normalizers, steps = _normalizers(rng, ("NFC", "NFKC", "Lowercase", "Replace")), _pre_tokenizers(rng)
     return _document(rng, model, normalizers, steps, _sentencepiece_decoders(rng))
@@ -90,7 +97,7 @@ def unigram(rng: random.Random) -> Document:
     fallback = rng.random() < 0.3
     letters = list(dict.fromkeys(rng.sample(_LETTERS, rng.randrange(5, len(_LETTERS)))))
     tokens, _ = _grow(rng, letters, letters)
-    tokens = ["<unk>", *([f"<0x{b:02X}>" for b in range(256)] if fallback else []), *tokens]
+    tokens = ["<unk>", *(_byte_tokens(rng) if fallback else []), *tokens]
     # Far apart, so that no tie hangs on the last bit.
     scores = [-rng.randrange(1, 1 << 20) / (1 << 14) for _ in tokens]
     model = {

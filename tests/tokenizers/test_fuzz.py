@@ -85,3 +85,18 @@ def test_unknown_characters_without_token_let_their_neighbours_merge(tmp_path: P
     assert_same_ids(tokenizers.Tokenizer(model), tmp_path, "a?b", "?ab", "ab?", "a?▁b", "??", "b?a?b?")
     ours = Tokenizer.from_file(tmp_path / "x.json")
     assert ours.encode_with_offsets("?a?bb?")[1].tolist() == [[0, 4], [4, 6]]
+
+
+@pytest.mark.parametrize("unigram", [False, True])
+def test_text_with_a_byte_that_has_no_token_is_unknown(unigram: bool, tmp_path: Path) -> None:
+    """The whole of it: one character for BPE, all unknown neighbours for Unigram."""
+    tokens = ["<unk>", "a", "b", *(f"<0x{byte:02X}>" for byte in "é🤗".encode())]
+    if unigram:
+        model = tokenizers.models.Unigram(
+            [(token, -1.0 - i) for i, token in enumerate(tokens)], 0, byte_fallback=True
+        )
+    else:
+        ids = {token: i for i, token in enumerate(tokens)}
+        model = tokenizers.models.BPE(ids, [], unk_token="<unk>", byte_fallback=True)
+    texts = ("aéb", "a🤗b", "é🤗", "aèb", "éè🤗", "è🤗aé", "世é", "<0xC3>")
+    assert_same_ids(tokenizers.Tokenizer(model), tmp_path, *texts)

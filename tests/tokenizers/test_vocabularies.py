@@ -271,14 +271,6 @@ def test_every_code_point_in_context_equals_tokenizers(name: str, step: int) -> 
         assert ours.encode(text, allowed_special="all") == theirs.encode(text, add_special_tokens=False).ids
 
 
-@pytest.mark.parametrize("name", ["botchan", "t5", "mistral1"])
-def test_long_runs_take_linear_time(name: str) -> None:
-    ours = Tokenizer.from_file(asset(SENTENCEPIECE[name]))
-    for unit in ("a", " ", "\u0301", "🤗", "\n", "世"):
-        text = unit * (1_000_000 // len(unit.encode()))
-        assert ours.count(text) == len(ours.encode(text))
-
-
 def test_word_piece_of_a_long_word_is_unknown() -> None:
     ours, theirs = pair("minilm")
     for text in ("a" * 1_000_000, "é" * 100, "é" * 101, "#" * 1000, " " * 100_000):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import inspect
 import sys
 from types import FunctionType
+from typing import Any
 
 
 def adapt(package: str) -> None:
@@ -21,3 +24,12 @@ def adapt(package: str) -> None:
     sys.modules[package] = adapter
     for module in [name for name in sys.modules if name.split(".")[0] == "tests"]:
         del sys.modules[module]
+
+
+def pytest_pyfunc_call(pyfuncitem: Any) -> bool | None:
+    """Runs tests that are coroutines; other projects have a plugin for them."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True

@@ -22,8 +22,8 @@ def run(
     options += [f"--deselect={name}" for name in deselected] + [str(root / file) for file in files]
     program = (
         f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n"
-        f"from tests.tokenizers.rivals.plugin import adapt; adapt({package!r})\n"
-        f"sys.path.remove({str(REPOSITORY)!r}); import pytest; sys.exit(pytest.main({options!r}))\n"
+        f"from tests.tokenizers.rivals import plugin; plugin.adapt({package!r})\n"
+        f"sys.path.remove({str(REPOSITORY)!r}); import pytest; sys.exit(pytest.main({options!r}, [plugin]))\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", program],
