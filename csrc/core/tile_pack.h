@@ -82,10 +82,11 @@ struct Side {
   }
 }
 
-// Rows, zero beyond the operand. `rows` and `depth` are what the operand has left at (row, k).
+// Rows, zero beyond the operand. `rows` and `depth` are what the operand has left at (row, k), perhaps less
+// than nothing.
 inline void copy_tile(const Side& side, int64_t row, int64_t k, int64_t rows, int64_t depth, void* to) {
   __m512i* out = static_cast<__m512i*>(to);
-  const __mmask32 mask = depth < kTileDepth ? (__mmask32{1} << depth) - 1 : ~__mmask32{0};
+  const __mmask32 mask = depth < kTileDepth ? (__mmask32{1} << (depth > 0 ? depth : 0)) - 1 : ~__mmask32{0};
   for (int64_t i = 0; i < kTileRows; ++i) {
     if (i < rows && side.k_contiguous()) {
       _mm512_store_si512(out + i, _mm512_maskz_loadu_epi16(mask, side.at(row + i, k)));

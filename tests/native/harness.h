@@ -68,6 +68,16 @@ class Values {
     return values;
   }
 
+  static Values filled(DType dtype, int64_t count, double value) {
+    Values values(dtype, count);
+    for (int64_t i = 0; i < count; ++i) values.set(i, value);
+    return values;
+  }
+
+  void set(int64_t i, double value) {
+    visit(dtype_, [&](auto zero) { as<decltype(zero)>()[i] = from_double<decltype(zero)>(value); });
+  }
+
   template <class T>
   T* as() {
     return reinterpret_cast<T*>(data_.get());

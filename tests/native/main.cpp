@@ -13,19 +13,25 @@
 
 namespace pyllm::test {
 
+void test_adamw();
 void test_attention();
 void test_dtypes();
+void test_gradient_norm();
 void test_layer_norm();
 void test_linear();
+void test_linear_cross_entropy();
 void test_parallel();
 void race();
 void test_rms_norm();
 void test_rope();
 void test_swiglu();
 
+void fuzz_adamw(Dice&);
 void fuzz_attention(Dice&);
+void fuzz_gradient_norm(Dice&);
 void fuzz_layer_norm(Dice&);
 void fuzz_linear(Dice&);
+void fuzz_linear_cross_entropy(Dice&);
 void fuzz_rms_norm(Dice&);
 void fuzz_rope(Dice&);
 void fuzz_swiglu(Dice&);
@@ -59,10 +65,17 @@ namespace {
 using namespace pyllm::test;
 
 void run_fixed() {
-  const std::pair<const char*, void (*)()> tests[] = {
-      {"attention", test_attention}, {"dtypes", test_dtypes},     {"layer_norm", test_layer_norm},
-      {"linear", test_linear},       {"parallel", test_parallel}, {"rms_norm", test_rms_norm},
-      {"rope", test_rope},           {"swiglu", test_swiglu}};
+  const std::pair<const char*, void (*)()> tests[] = {{"adamw", test_adamw},
+                                                      {"attention", test_attention},
+                                                      {"dtypes", test_dtypes},
+                                                      {"gradient_norm", test_gradient_norm},
+                                                      {"layer_norm", test_layer_norm},
+                                                      {"linear", test_linear},
+                                                      {"linear_cross_entropy", test_linear_cross_entropy},
+                                                      {"parallel", test_parallel},
+                                                      {"rms_norm", test_rms_norm},
+                                                      {"rope", test_rope},
+                                                      {"swiglu", test_swiglu}};
   for (const auto& [name, test] : tests) {
     test();
     std::printf("%s ok\n", name);
@@ -70,15 +83,17 @@ void run_fixed() {
 }
 
 void run_random(double seconds, uint64_t seed) {
-  void (*const fuzzers[])(Dice&) = {fuzz_attention, fuzz_linear, fuzz_layer_norm,
-                                    fuzz_rms_norm,  fuzz_rope,   fuzz_swiglu};
+  // Attention and products have the most paths and come first.
+  void (*const fuzzers[])(Dice&) = {fuzz_attention,     fuzz_linear, fuzz_linear_cross_entropy,
+                                    fuzz_gradient_norm, fuzz_adamw,  fuzz_layer_norm,
+                                    fuzz_rms_norm,      fuzz_rope,   fuzz_swiglu};
+  const int64_t last = std::ssize(fuzzers) - 1;
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
   int64_t cases = 0;
   for (; std::chrono::steady_clock::now() < end; ++seed, ++cases) {
     g_where = " (random case: seed " + std::to_string(seed) + ")";
     Dice dice(seed);
-    // Attention and products have the most paths.
-    fuzzers[dice.coin() ? 0 : dice.coin() ? 1 : dice.number(2, 5)](dice);
+    fuzzers[dice.coin() ? 0 : dice.coin() ? 1 : dice.number(2, last)](dice);
   }
   std::printf("%lld random cases ok\n", static_cast<long long>(cases));
 }

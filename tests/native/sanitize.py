@@ -15,7 +15,10 @@ from pathlib import Path
 from tests.assets import REPOSITORY
 
 SANITIZERS = ("address", "undefined", "thread")
-OPS = ("attention", "dtypes", "layer_norm", "linear", "parallel", "rms_norm", "rope", "swiglu")
+OPS = (
+    *("adamw", "attention", "dtypes", "gradient_norm", "layer_norm", "linear", "linear_cross_entropy"),
+    *("parallel", "rms_norm", "rope", "swiglu"),
+)
 
 
 def tool(name: str) -> str | None:
