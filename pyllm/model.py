@@ -17,7 +17,7 @@ from pyllm.checkpoints import load_checkpoint, save_checkpoint
 from pyllm.checkpoints.atomic import atomic_path
 from pyllm.generation import Completion, GenerationConfig, TextStream
 from pyllm.generation.prompts import Prompt, encode_prompt, encode_prompts
-from pyllm.models import Encoder, Transformer
+from pyllm.models import Encoder, EncoderDecoder, Transformer
 from pyllm.quantization import quantize_network
 from pyllm.tokenizers import Tokenizer
 
@@ -88,7 +88,7 @@ class Model:
 
     @property
     def config(self) -> Any:
-        """`ModelConfig` of a decoder, `EncoderConfig` of an encoder."""
+        """`ModelConfig` of a decoder, `EncoderConfig` of an encoder, `EncoderDecoderConfig` of a T5."""
         return self.network.config
 
     def __call__(self, input_ids: Tensor, **options: Any) -> Tensor:
@@ -157,6 +157,8 @@ class Model:
             raise ValueError(
                 f"input_ids must have shape (tokens,) with 2 to {context} tokens, got {tuple(ids.shape)}"
             )
+        if isinstance(self.network, EncoderDecoder):
+            raise TypeError("log_probs needs a decoder, the model is an encoder-decoder")
         # Not inference mode: the result may become a constant of a loss.
         with torch.no_grad():
             return generation.sequence_log_probs(self._decoder("log_probs"), ids)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyllm.checkpoints import hf_bert
+from pyllm.checkpoints import hf_bert, hf_t5
 from pyllm.checkpoints.gguf import read_gguf
 from pyllm.checkpoints.gguf_config import config_from_gguf
 from pyllm.checkpoints.gguf_model import model_tensors
@@ -25,6 +25,7 @@ from pyllm.checkpoints.quantized_folder import merge_quantized
 from pyllm.checkpoints.safetensors_files import read_folder, read_json
 from pyllm.checkpoints.stored import StoredTensor, common_dtype
 from pyllm.models.encoder import Encoder, EncoderConfig
+from pyllm.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from pyllm.models.transformer import Transformer
 
 _DTYPES = {
@@ -40,7 +41,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "tekken.json", "tokenizer.model", "spiece.
 class Checkpoint:
     """A loaded model: `tokenizer_path` is what `pyllm.Tokenizer.from_file` takes, None if there is no tokenizer.
 
-    `network` is a `Transformer`, or an `Encoder` where config is an `EncoderConfig`.
+    `network` is a `Transformer`, an `Encoder` where config is an `EncoderConfig`, or an `EncoderDecoder` where it is an
+    `EncoderDecoderConfig`.
     """
 
     network: Any
@@ -80,7 +82,8 @@ def load_checkpoint(
     else:
         config, stored, tokenizer_path = _open_folder(path)
     _check_size(path, config, stored)
-    network: Any = (Encoder if isinstance(config, EncoderConfig) else Transformer)(config, device="meta")
+    kinds: dict[type, Any] = {EncoderConfig: Encoder, EncoderDecoderConfig: EncoderDecoder}
+    network: Any = kinds.get(type(config), Transformer)(config, device="meta")
     wanted = _select(path, network, stored)
     target = requested or common_dtype(wanted)
     total = sum(tensor.nbytes for tensor in wanted.values())
@@ -123,15 +126,20 @@ def _open_folder(path: Path) -> tuple[Any, dict[str, StoredTensor], Path | None]
         raise FileNotFoundError(f"{path} has no config.json{hint}")
     try:
         data = read_json(path / "config.json")
-        is_encoder = data.get("architectures") == [hf_bert.ARCHITECTURE]
-        config: Any = None if is_encoder else config_from_hf(data)
-        stored = read_folder(path)
-        if is_encoder:
+        architectures = data.get("architectures")
+        if architectures == [hf_bert.ARCHITECTURE]:
+            stored = read_folder(path)
             return (
                 hf_bert.bert_config_from_hf(data, stored),
                 hf_bert.bert_from_hf(stored),
                 _find_tokenizer(path),
             )
+        if architectures == [hf_t5.ARCHITECTURE]:
+            stored = read_folder(path)
+            both = hf_t5.t5_config_from_hf(data, stored)
+            return both, hf_t5.t5_from_hf(both, stored), _find_tokenizer(path)
+        config = config_from_hf(data)
+        stored = read_folder(path)
     except ValueError as error:
         raise error if str(path) in str(error) else ValueError(f"{path / 'config.json'}: {error}") from None
     config = dataclasses.replace(config, eos_token_ids=_end_tokens(path, config))

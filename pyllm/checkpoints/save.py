@@ -15,14 +15,16 @@ from pyllm.checkpoints.atomic import atomic_path
 from pyllm.checkpoints.hf_bert import bert_config_to_hf, bert_to_hf
 from pyllm.checkpoints.hf_config import config_to_hf
 from pyllm.checkpoints.hf_names import to_hf
+from pyllm.checkpoints.hf_t5 import t5_config_to_hf, t5_to_hf
 from pyllm.checkpoints.safetensors_files import INDEX, WEIGHTS
 from pyllm.models.encoder import Encoder
+from pyllm.models.encoder_decoder import EncoderDecoder
 from pyllm.models.transformer import Transformer
 from pyllm.nn.mixture_of_experts import QuantizedExpertLinear
 from pyllm.nn.quantized import QuantizedEmbedding, QuantizedLinear
 
 
-def save_checkpoint(network: Transformer | Encoder, folder: str | os.PathLike[str]) -> None:
+def save_checkpoint(network: Transformer | Encoder | EncoderDecoder, folder: str | os.PathLike[str]) -> None:
     """Write config.json and model.safetensors, which transformers' auto classes load.
 
     The folder is made if it is missing. Both files are written whole beside their place and renamed; a tied head is
@@ -36,6 +38,9 @@ def save_checkpoint(network: Transformer | Encoder, folder: str | os.PathLike[st
     state = {name: tensor.detach().cpu() for name, tensor in plain_state_dict(network).items()}
     if isinstance(network, Encoder):
         config, state = bert_config_to_hf(network.config, network.dtype), bert_to_hf(state)
+    elif isinstance(network, EncoderDecoder):
+        config = t5_config_to_hf(network.config, network.dtype)
+        state = t5_to_hf(network.config, state)
     else:
         config, state = config_to_hf(network.config, network.dtype), to_hf(network.config, state)
     tensors = {name: tensor.contiguous() for name, tensor in state.items()}
@@ -49,7 +54,7 @@ def save_checkpoint(network: Transformer | Encoder, folder: str | os.PathLike[st
         config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def plain_state_dict(network: Transformer | Encoder) -> dict[str, Tensor]:
+def plain_state_dict(network: Transformer | Encoder | EncoderDecoder) -> dict[str, Tensor]:
     """The state dict that the network would have without quantization: quantized weights in the network's dtype."""
     state = dict(network.state_dict())
     for name, module in network.named_modules():

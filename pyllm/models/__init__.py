@@ -2,6 +2,7 @@
 
 from pyllm.models.config import MixtureOfExperts, ModelConfig
 from pyllm.models.encoder import Encoder, EncoderConfig
+from pyllm.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from pyllm.models.kv_cache import KVCache
 from pyllm.models.presets import PRESETS, gpt2_config, gpt3_config, palm_config, preset
 from pyllm.models.rope import RopeScaling
@@ -11,6 +12,8 @@ __all__ = [
     "PRESETS",
     "Encoder",
     "EncoderConfig",
+    "EncoderDecoder",
+    "EncoderDecoderConfig",
     "KVCache",
     "MixtureOfExperts",
     "ModelConfig",

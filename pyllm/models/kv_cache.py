@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from pyllm.models.config import ModelConfig
 from pyllm.nn.functional import attend
 
 # Attention counts keys in blocks of 256: growing by whole blocks keeps a copy out of most steps.
 GROWTH = 256
+
+
+class CacheShape(Protocol):
+    """What a configuration says about keys and values."""
+
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def num_key_value_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
 
 
 class KVCache:
@@ -34,7 +44,7 @@ class KVCache:
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: CacheShape,
         batch_size: int,
         *,
         capacity: int = GROWTH,
