@@ -26,7 +26,7 @@ def load_definition(
     if not path.exists():
         raise FileNotFoundError(f"path: no such file or folder: {str(path)!r}")
     file = _file_in(path) if path.is_dir() else path
-    if is_own_file(file):
+    if file.suffix == SUFFIX or is_own_file(file):
         if pattern is not None or special_tokens is not None:
             raise ValueError(f"pattern, special_tokens: {file.name} has its own")
         return load_own_file(file)
@@ -66,7 +66,8 @@ def _load_without_pattern(file: Path, pattern: str | None) -> TokenizerDefinitio
         from pyllm.tokenizers.word_piece_file import load_word_piece
 
         return load_word_piece(file)
-    raise ValueError(f"path: expected a .json, .model, .tiktoken, .gguf or .txt file, got {file.name!r}")
+    names = f".json, .model, .tiktoken, .gguf, .txt or {SUFFIX}"
+    raise ValueError(f"path: expected a file that is named {names}, got {str(file)!r}")
 
 
 def _is_model(file: Path) -> bool:

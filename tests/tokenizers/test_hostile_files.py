@@ -114,3 +114,13 @@ def test_half_a_character_in_our_own_form(tmp_path: Path) -> None:
     path.write_bytes(writer.finish())
     with pytest.raises(ValueError, match=r"x\.pyllm-tokenizer: .*surrogate"):
         Tokenizer.from_file(path)
+
+
+def test_our_own_form_with_another_start(tmp_path: Path) -> None:
+    path = tmp_path / "x.pyllm-tokenizer"
+    Tokenizer.train(["text"], 257).save(path)
+    path.write_bytes(b"Q" + path.read_bytes()[1:])
+    with pytest.raises(
+        ValueError, match=r"x\.pyllm-tokenizer: not a sound tokenizer file: it starts otherwise"
+    ):
+        Tokenizer.from_file(path)

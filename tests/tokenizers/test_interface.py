@@ -69,11 +69,25 @@ def test_batches_of_every_kind(small: Tokenizer) -> None:
     assert small.decode_bytes_batch(rows) == [text.encode() for text in texts]
 
 
-def test_a_tensor_shares_the_memory_of_the_ids(small: Tokenizer) -> None:
+def test_arrays_and_tensors_share_the_memory_of_the_ids(
+    small: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch = pytest.importorskip("torch")
+    arrays = []
+    encode = Tokenizer.encode_to_numpy
+
+    def remember(self: Tokenizer, text: Any, **options: Any) -> np.ndarray:
+        arrays.append(encode(self, text, **options))
+        return arrays[-1]
+
+    monkeypatch.setattr(Tokenizer, "encode_to_numpy", remember)
     tensor = small.encode_to_torch(TEXT)
     assert tensor.dtype == torch.int32
     assert tensor.tolist() == small.encode(TEXT)
+    assert tensor.data_ptr() == arrays[0].ctypes.data
+    assert not arrays[0].flags.owndata  # it shows what the C++ core filled
+    for array in small.encode_batch_to_numpy([TEXT, "a"]):
+        assert not array.flags.owndata
 
 
 def test_flat_batches_have_special_tokens_around_each() -> None:
