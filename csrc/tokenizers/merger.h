@@ -1,5 +1,12 @@
 // Applies merges to one piece: again and again the adjacent pair of the lowest rank, of equal ranks the
 // leftmost.
+//
+//   symbols   l   o   w   e   r        ranks between neighbours   l+o 40 | o+w 55 | w+e - | e+r 12
+//   e+r       l   o   w   er           only the neighbours of what was joined are looked up again
+//   l+o       lo  w   er
+//
+// Up to 64 symbols the lowest rank is searched for in the row of ranks. Beyond, the symbols are a linked list
+// and a heap holds the ranks; an entry whose pair has changed is dropped when it comes up.
 #pragma once
 
 #include <cstdint>

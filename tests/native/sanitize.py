@@ -26,8 +26,8 @@ def tool(name: str) -> str | None:
     return shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
 
 
-def build(sanitizer: str, folder: Path, *options: str) -> Path:
-    """The program `native_tests`, built in `folder`; `options` go to CMake."""
+def build(sanitizer: str, folder: Path, *options: str, target: str = "native_tests") -> Path:
+    """The program `target`, built in `folder`; `options` go to CMake."""
     configure = [
         *(str(tool("cmake")), "-S", str(REPOSITORY), "-B", str(folder), "-G", "Ninja"),
         f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
@@ -37,8 +37,8 @@ def build(sanitizer: str, folder: Path, *options: str) -> Path:
         *options,
     ]
     run(*configure)
-    run(str(tool("cmake")), "--build", str(folder), "--parallel", "2", "--target", "native_tests")
-    return folder / "tests" / "native" / "native_tests"
+    run(str(tool("cmake")), "--build", str(folder), "--parallel", "2", "--target", target)
+    return folder / "tests" / "native" / target
 
 
 def run(*command: str) -> str:

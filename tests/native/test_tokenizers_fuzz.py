@@ -1,27 +1,31 @@
-"""Builds the tokenizer core with sanitizers and runs random texts, vocabularies and added tokens through it."""
+"""The tokenizer core under sanitizers: random texts, vocabularies and added tokens, and damaged files of every form.
+
+`python -m tests.native.fuzz_tokenizers SECONDS` runs longer, `make fuzz` what Python reads.
+"""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.assets import REPOSITORY
+from tests.native.fuzz_tokenizers import write_corpus
+from tests.native.sanitize import build, run
+from tests.native.test_native import needs_tools
 
 
+@needs_tools
+def test_damaged_files(tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    program = build("address,undefined", tmp_path / "build", target="tokenizers_loaders")
+    (tmp_path / "corpus").mkdir()
+    write_corpus(tmp_path / "corpus", count=2)
+    assert "nothing found" in run(str(program), str(tmp_path / "corpus"), "4")
+
+
+@needs_tools
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("c++") is None, reason="c++ not installed")
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
-def test_random_input_finds_nothing(sanitizer: str, tmp_path: Path) -> None:
-    sources = [
-        REPOSITORY / "tests/native/tokenizers/fuzz.cpp",
-        *sorted((REPOSITORY / "csrc/tokenizers").glob("*.cpp")),
-    ]
-    options = ["-std=c++20", "-g", "-O1", "-Wall", "-Wextra", "-Werror", f"-fsanitize={sanitizer}"]
-    build = ["c++", *options, "-fno-sanitize-recover=all", f"-I{REPOSITORY / 'csrc'}", *map(str, sources)]
-    subprocess.run([*build, "-pthread", "-o", str(tmp_path / "fuzz")], check=True)
-    done = subprocess.run([str(tmp_path / "fuzz"), "500"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "nothing found" in done.stdout
+def test_random_texts_and_vocabularies(sanitizer: str, tmp_path: Path) -> None:
+    program = build(sanitizer, tmp_path, target="tokenizers_core")
+    assert "nothing found" in run(str(program), "300")

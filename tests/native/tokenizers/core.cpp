@@ -1,11 +1,15 @@
 // Random texts, vocabularies and added tokens through the whole tokenizer core, under sanitizers;
 // tests/native/test_tokenizers_fuzz.py builds and runs it.
 // Every text lies in a heap block of exactly its size, so that a read past its end is seen.
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <random>
 #include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "tokenizers/byte_pair_encoder.h"
 #include "tokenizers/normalize.h"
@@ -30,6 +34,7 @@ class Fuzzer {
     const auto tokenizer = build(trained, grammar);
     for (int i = 0; i < 8; ++i) check(*tokenizer, exact(text(number(200))));
     check(*tokenizer, exact(std::string(number(3000), static_cast<char>(number(256)))));
+    share(*tokenizer);
   }
 
  private:
@@ -134,6 +139,34 @@ class Fuzzer {
     if (plain && !may_change(input.view(), kNfc) && !same) throw std::logic_error("round trip");
     const std::string normal = normalize_nfc(input.view());
     if (normalize_nfc(normal) != normal) throw std::logic_error("NFC is not idempotent");
+  }
+
+  // Threads that use one tokenizer at once get what one gets alone; for ThreadSanitizer.
+  void share(const Tokenizer& tokenizer) {
+    const EncodeOptions options{{true, true}, {}, {}};
+    std::vector<std::string> texts;
+    std::vector<std::vector<TokenId>> expected;
+    for (int i = 0; i < 4; ++i) {
+      texts.push_back(text(number(60)));
+      EncodeOutput alone;
+      tokenizer.encode(texts.back(), options, alone);
+      expected.push_back(alone.ids);
+    }
+    std::atomic<bool> differs = false;
+    std::vector<std::thread> team;
+    for (size_t member = 0; member < 3; ++member) {
+      team.emplace_back([&, member] {
+        for (size_t i = member; i < member + texts.size(); ++i) {
+          EncodeOutput output;
+          DecodedBytes bytes;
+          tokenizer.encode(texts[i % texts.size()], options, output);
+          tokenizer.decoder().decode(std::span<const TokenId>(output.ids), true, false, bytes);
+          if (output.ids != expected[i % texts.size()]) differs = true;
+        }
+      });
+    }
+    for (std::thread& member : team) member.join();
+    if (differs) throw std::logic_error("threads get other ids");
   }
 
   std::mt19937_64 random_;
