@@ -15,6 +15,7 @@ from tests.native.test_native import needs_tools
 
 
 @needs_tools
+@pytest.mark.slow
 def test_damaged_files(tmp_path: Path) -> None:
     pytest.importorskip("sentencepiece")
     program = build("address,undefined", tmp_path / "build", target="tokenizers_loaders")

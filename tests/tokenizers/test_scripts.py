@@ -16,7 +16,7 @@ from tests.tokenizers.test_vocabularies import (
     sentencepiece_pair,
 )
 
-EACH = pytest.mark.parametrize("each", [4, pytest.param(100, marks=pytest.mark.slow)])
+EACH = pytest.mark.parametrize("each", [2, pytest.param(100, marks=pytest.mark.slow)])
 
 
 def script_texts(each: int) -> list[str]:
