@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pyllm.checkpoints.atomic import atomic_path
 from pyllm.cli.terminal import note, note_speed, show, write
 
 if TYPE_CHECKING:
     from pyllm.generation import GenerationConfig
     from pyllm.model import Model
 
-_HELP = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer."
+_HELP = (
+    "/regenerate answers anew, /save FILE keeps the conversation as JSON, /reset forgets it, /quit or Ctrl-D leaves, "
+    "Ctrl-C stops an answer."
+)
 _Messages = list[dict[str, str]]
 
 
@@ -34,8 +40,9 @@ def chat(
 ) -> None:
     """Talk to a model; it remembers the conversation.
 
-    /reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer. Piped input works too: each line
-    is a message, each answer goes to standard output.
+    /regenerate answers the last message anew, /save FILE keeps the conversation as JSON, /reset forgets it, /quit or
+    Ctrl-D leaves, Ctrl-C stops an answer. Piped input works too: each line is a message, each answer goes to standard
+    output.
 
     Example:
         pyllm chat --model SmolLM2-135M-Instruct.Q4_1.gguf --system "Answer in one sentence."
@@ -67,11 +74,44 @@ def _converse(model: Model, opening: _Messages, config: GenerationConfig) -> Non
         if line == "/reset":
             messages = list(opening)
             note("The conversation starts afresh.")
+        elif line == "/regenerate":
+            config = _regenerate(model, messages, config)
+        elif line == "/save" or line.startswith("/save "):
+            _save(line.removeprefix("/save").strip(), messages)
         elif line.startswith("/") and " " not in line:
             note(f"There is no command {line}. {_HELP}")
         elif line:
             messages.append({"role": "user", "content": line})
             _answer(model, messages, config)
+
+
+def _regenerate(model: Model, messages: _Messages, config: GenerationConfig) -> GenerationConfig:
+    """Answers the last message once more; a seed moves on by one, so that what is drawn differs."""
+    if not messages or messages[-1]["role"] != "assistant":
+        note("There is no answer to give anew.")
+        return config
+    before = list(messages)
+    messages.pop()
+    if config.seed is not None:
+        config = dataclasses.replace(config, seed=(config.seed + 1) % 2**63)
+    _answer(model, messages, config)
+    if len(messages) < len(before):
+        messages[:] = before  # no answer came: the old one stays
+    return config
+
+
+def _save(name: str, messages: _Messages) -> None:
+    """Writes the conversation as JSON, a list of messages; what goes wrong is said and the conversation goes on."""
+    if not name:
+        note("Name a file: /save conversation.json")
+        return
+    try:
+        with atomic_path(Path(name)) as path:
+            path.write_text(json.dumps(messages, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    except (OSError, ValueError) as error:
+        print(f"pyllm: cannot save {name!r}: {error}", file=sys.stderr)
+    else:
+        note(f"Saved {len(messages)} messages to {name}.")
 
 
 def _answer(model: Model, messages: _Messages, config: GenerationConfig) -> None:

@@ -8,12 +8,8 @@ from dataclasses import dataclass, field
 
 # Fields whose search is not built yet: (name, the value that leaves it off).
 _LATER = (
-    ("num_beams", 1),
     ("num_beam_groups", 1),
     ("diversity_penalty", 0.0),
-    ("length_penalty", 1.0),
-    ("early_stopping", False),
-    ("typical_p", 1.0),
     ("penalty_alpha", 0.0),
     ("dola_layers", None),
 )
@@ -27,7 +23,7 @@ class GenerationConfig:
     a `temperature` above 0 samples; `top_k` is off (0) unless set, not 50; `max_new_tokens` is 256, not 20.
 
     Logits are changed in this order: repetition_penalty, presence_penalty and frequency_penalty, logit_bias,
-    no_repeat_ngram_size, min_new_tokens; then temperature, top_k, top_p, min_p.
+    no_repeat_ngram_size, min_new_tokens; then temperature, typical_p, top_k, top_p, min_p.
 
     Attributes:
         max_new_tokens: most tokens to add; fewer where the model's context ends first.
@@ -37,21 +33,28 @@ class GenerationConfig:
         top_k: draw from the k most likely tokens; 0 means all.
         top_p: draw from the smallest set of most likely tokens whose probability reaches top_p; 1 means all.
         min_p: draw from tokens at least min_p times as likely as the most likely one; 0 means all.
+        typical_p: draw from the tokens whose information is nearest to the expected one and that together reach this
+            probability (arXiv 2202.00666); 1 means all.
+        num_beams: above 1 searches with so many beams; temperature must be 0, and stop strings, `logprobs` and
+            streams are not available.
+        length_penalty: beams are compared by their log-probability divided by their length to this power.
+        early_stopping: True ends a search once `num_beams` answers are finished; False once none of the running beams
+            would beat them at its present length; "never" once none would at any length.
         repetition_penalty: logits of tokens in prompt or completion are divided by it where positive and multiplied
             where negative (arXiv 1909.05858); 1 is off.
         no_repeat_ngram_size: no n-gram of prompt and completion occurs twice; 0 is off.
         presence_penalty, frequency_penalty: subtracted from the logits of tokens of the completion, once, and once
             per occurrence.
         logit_bias: token id -> number added to its logit; -inf bans a token.
-        num_return_sequences: completions drawn per prompt; more than one needs a temperature above 0.
+        num_return_sequences: completions per prompt; more than one needs a temperature above 0 or as many beams.
         stop: a string or several; the text ends before the first one that appears.
         seed: same seed, same prompt, same text, whatever else is in the batch. None draws one from torch's global
             generator.
         logprobs: n > 0 keeps the n most likely tokens of each step in `Completion.top_logprobs`. The log-probability
             of the chosen token is always kept; True, False and None ask for nothing more.
         ignore_eos: end-of-sequence tokens do not end the text.
-        num_beams, num_beam_groups, diversity_penalty, length_penalty, early_stopping, typical_p, penalty_alpha,
-            dola_layers: reserved; any value but the default raises until their search is available.
+        num_beam_groups, diversity_penalty, penalty_alpha, dola_layers: reserved; any value but the default raises until
+            their search is available.
 
     Raises:
         ValueError: a value out of its range or of the wrong type; names the field.
@@ -68,7 +71,7 @@ class GenerationConfig:
     num_beam_groups: int = 1
     diversity_penalty: float = 0.0
     length_penalty: float = 1.0
-    early_stopping: bool = False
+    early_stopping: bool | str = False
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
     penalty_alpha: float = 0.0
@@ -96,6 +99,9 @@ class GenerationConfig:
         _check_number(self, "temperature", low=0.0)
         _check_number(self, "top_p", low=0.0, high=1.0, open_low=True)
         _check_number(self, "min_p", low=0.0, high=1.0)
+        _check_number(self, "typical_p", low=0.0, high=1.0, open_low=True)
+        _check_number(self, "length_penalty")
+        _check_integer(self, "num_beams", low=1)
         _check_number(self, "repetition_penalty", low=0.0, open_low=True)
         _check_number(self, "presence_penalty")
         _check_number(self, "frequency_penalty")
@@ -105,13 +111,28 @@ class GenerationConfig:
             _check_integer(self, "logprobs", low=0)
         if not isinstance(self.ignore_eos, bool):
             raise ValueError(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
-        if self.num_return_sequences > 1 and self.temperature == 0:
+        if self.early_stopping not in (True, False, "never"):
+            raise ValueError(f'early_stopping must be True, False or "never", got {self.early_stopping!r}')
+        if self.num_beams > 1:
+            self._check_beams()
+        elif self.num_return_sequences > 1 and self.temperature == 0:
             raise ValueError(
                 "num_return_sequences above 1 needs a temperature above 0: greedy completions are all the same, "
                 f"got num_return_sequences={self.num_return_sequences}, temperature={self.temperature}"
             )
         object.__setattr__(self, "stop", _checked_stop(self.stop))
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
+
+    def _check_beams(self) -> None:
+        for name, off in (("temperature", 0), ("stop", ()), ("logprobs", None)):
+            if getattr(self, name) != off:
+                raise ValueError(
+                    f"{name} must be {off!r} with num_beams above 1, got {getattr(self, name)!r}"
+                )
+        if self.num_return_sequences > self.num_beams:
+            raise ValueError(
+                f"num_return_sequences must be at most num_beams ({self.num_beams}), got {self.num_return_sequences}"
+            )
 
     @property
     def num_top_logprobs(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -26,6 +27,21 @@ def head_logits(
         out_dtype = None if hidden.dtype == torch.float64 else torch.float32
         logits = ops.linear(hidden, lm_head_weight, out_dtype=out_dtype)
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def typical(logits: Tensor, mass: float) -> Tensor:
+    """Logits (rows, vocab) with -inf but for the tokens nearest to the expected information that reach `mass`.
+
+    A token's information is -log p; the distance from its mean ranks the tokens (Meister et al., 2022).
+    """
+    logprobs = torch.log_softmax(logits, -1)
+    probabilities = logprobs.exp()
+    entropy = -torch.where(probabilities > 0, probabilities * logprobs, 0.0).sum(-1, keepdim=True)
+    order = (logprobs + entropy).abs().sort(dim=-1, stable=True).indices
+    before = probabilities.gather(-1, order).cumsum(-1).roll(1, -1)
+    before[:, 0] = 0.0
+    kept = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before < mass)
+    return torch.where(kept, logits, -torch.inf)
 
 
 class LogitsEditor:
@@ -98,7 +114,8 @@ class LogitsEditor:
         if self._counts is not None:
             self._counts = self._counts[rows]
         if self._ngrams is not None:
-            self._ngrams = [self._ngrams[row] for row in rows.tolist()]
+            # Beams may come from one row, and each goes its own way.
+            self._ngrams = [copy.deepcopy(self._ngrams[row]) for row in rows.tolist()]
 
 
 class NgramIndex:

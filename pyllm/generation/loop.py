@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from pyllm import ops
+from pyllm.generation.beam import beam_search
 from pyllm.generation.config import GenerationConfig
 from pyllm.generation.log_probs import token_log_probs
-from pyllm.generation.logits import LogitsEditor, head_logits
+from pyllm.generation.logits import LogitsEditor, head_logits, typical
 from pyllm.generation.text import TextAssembler
 from pyllm.models import Transformer
 
@@ -130,8 +131,11 @@ class Decoding:
         hidden = self._prefill() if self._cache is None else self._decode()
         logits = head_logits(hidden, self._network.lm_head_weight, self._network.logit_softcap)
         config = self._config
+        edited = self._editor.edit(logits)
+        if config.typical_p < 1 and config.temperature > 0:
+            edited = typical(edited / config.temperature, config.typical_p) * config.temperature
         tokens = ops.sample(
-            self._editor.edit(logits),
+            edited,
             temperature=config.temperature,
             top_k=config.top_k,
             top_p=config.top_p,
@@ -225,6 +229,9 @@ def generate(
             without a tokenizer; names the prompt.
     """
     check_prompts(network, prompts, config, tokenizer)
+    if config.num_beams > 1:
+        eos = frozenset(() if config.ignore_eos else eos_token_ids)
+        return [c for prompt in prompts for c in _search(network, prompt, config, eos, tokenizer)]
     copies = config.num_return_sequences
     requests = [(prompt, _seed(config, copy)) for prompt in prompts for copy in range(copies)]
     completions: list[Completion] = [Completion()] * len(requests)
@@ -235,6 +242,25 @@ def generate(
             decoding.step()
         for place, completion in zip(places, decoding.completions, strict=True):
             completions[place] = completion
+    return completions
+
+
+def _search(
+    network: Transformer,
+    prompt: Sequence[int],
+    config: GenerationConfig,
+    eos: Collection[int],
+    tokenizer: Any,
+) -> list[Completion]:
+    """The answers that beam search finds, as completions."""
+    limit = min(config.max_new_tokens, network.config.max_position_embeddings - len(prompt))
+    completions = []
+    for found in beam_search(network, prompt, config, eos, limit):
+        row = _Row(prompt, limit, config, tokenizer)
+        for token in found.tokens:
+            row.append(token, token in eos)
+        row.completion.logprobs = list(found.logprobs)
+        completions.append(row.completion)
     return completions
 
 
@@ -279,6 +305,8 @@ def stream(
     check_prompts(network, [prompt], config, tokenizer)
     if tokenizer is None:
         raise ValueError("stream: the model has no tokenizer to make text with; use generate")
+    if config.num_beams != 1:
+        raise ValueError(f"num_beams must be 1 for a stream of text, got {config.num_beams}")
     if config.num_return_sequences != 1:
         raise ValueError(
             f"num_return_sequences must be 1 for a stream of text, got {config.num_return_sequences}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import io
 import json
@@ -107,6 +108,36 @@ def test_chat_keeps_the_conversation(
     first = answer([system, user("add")])
     second = answer([system, user("add"), assistant(first), user("class")])
     assert capsys.readouterr().out == f"{first}\n{second}\n{first}\n"
+
+
+def test_chat_saves_and_regenerates(
+    tiny_model: Model,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    config = GenerationConfig(max_new_tokens=6, temperature=1.0, seed=7)
+    first, second = (
+        tiny_model.generate([user("add")], dataclasses.replace(config, seed=seed))[0].text for seed in (7, 8)
+    )
+    saved = tmp_path / "talk.json"
+    lines = [
+        "/regenerate",
+        "add",
+        "/regenerate",
+        f"/save {saved}",
+        f"/save {tmp_path}/no/folder.json",
+        "/save",
+    ]
+    type_in(monkeypatch, "\n".join(lines) + "\n")
+    words = ["chat", "--model", str(tiny_folder), "--max-new-tokens", "6"]
+    assert main([*words, "--temperature", "1", "--seed", "7"]) == 0
+    output = capsys.readouterr()
+    assert output.out == f"{first}\n{second}\n"
+    assert json.loads(saved.read_text()) == [user("add"), assistant(second)]
+    assert "cannot save" in output.err
+    assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
 
 
 def test_interrupting_an_answer_keeps_the_conversation(
