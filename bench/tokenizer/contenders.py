@@ -86,8 +86,8 @@ def _ours(vocabulary: Vocabulary) -> Contender:
     def to_lists(texts: list[str]) -> list[list[int]]:
         return tokenizer.encode_batch(texts, disallowed_special=(), num_threads=1)
 
-    def to_numpy(texts: list[str]) -> list[np.ndarray]:
-        return [tokenizer.encode_to_numpy(text, disallowed_special=()) for text in texts]
+    def to_numpy(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        return tokenizer.encode_batch_to_numpy(texts, disallowed_special=(), num_threads=1)
 
     def stream(ids: Sequence[int]) -> str:
         decoder = tokenizer.stream_decoder()

@@ -28,7 +28,8 @@ def cases(texts: Mapping[str, str]) -> Iterator[Case]:
         for language in texts:
             yield _case("small texts to lists", vocabulary, language, texts, _to_lists)
             yield _case("small texts to numpy", vocabulary, language, texts, _to_numpy)
-            yield _threads(vocabulary, language, texts[language])
+            yield _threads(vocabulary, language, texts[language], _DOCUMENT, "documents")
+            yield _threads(vocabulary, language, texts[language], len(texts[language]), "one text")
 
 
 def small_texts(text: str, size: int = SMALL_TEXT) -> list[str]:
@@ -63,9 +64,9 @@ def _to_numpy(text: str, contender: Contender) -> Call | None:
     return contender.to_numpy and functools.partial(contender.to_numpy, small_texts(text))
 
 
-def _threads(vocabulary: str, language: str, text: str) -> Case:
-    """Documents on two threads, ours on one beside."""
-    documents = [text[at : at + _DOCUMENT] for at in range(0, len(text), _DOCUMENT)]
+def _threads(vocabulary: str, language: str, text: str, size: int, what: str) -> Case:
+    """Documents of `size` characters on two threads, ours on one beside."""
+    documents = [text[at : at + size] for at in range(0, len(text), size)]
 
     def make(contender: Contender) -> Call | None:
         return contender.on_threads and functools.partial(contender.on_threads, documents, THREADS)
@@ -77,5 +78,5 @@ def _threads(vocabulary: str, language: str, text: str) -> Case:
         return {**calls, f"{OURS} on 1": functools.partial(alone, documents, 1)}, unavailable
 
     quick = vocabulary == "cl100k" and language == "English"
-    name = f"{vocabulary}, {language}"
+    name = f"{vocabulary}, {language}, {what}"
     return Case(f"{THREADS} threads", name, len(text.encode()), build, ids, quick=quick)

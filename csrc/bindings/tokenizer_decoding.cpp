@@ -164,9 +164,15 @@ py::object StreamDecoder::push(const py::handle& id) {
   if (!read_small(id.ptr(), number)) number = read_any(id, 0);
   const Decoder& decoder = tokenizer_->decoder();
   if (skip_special_ && decoder.is_special(number)) return py::str();
-  decoder.decode(std::span<const int64_t>(&number, 1), first_, false, pending_);
+  const std::string_view token = decoder.bytes_of(number, first_);
   first_ = false;
   Py_ssize_t shown = 0;
+  if (pending_.size() == 0) {
+    py::object text = text_of(token, "replace", &shown);
+    pending_.append(token.substr(static_cast<size_t>(shown)));
+    return text;
+  }
+  pending_.append(token);
   py::object text = text_of(pending_.view(), "replace", &shown);
   pending_.drop_all_but(pending_.size() - static_cast<size_t>(shown));
   return text;
@@ -179,10 +185,56 @@ py::object StreamDecoder::finish() {
   return rest;
 }
 
+namespace {
+
+// What the two functions below are bound to.
+struct BoundStream {
+  py::object owner;
+  StreamDecoder& stream;
+};
+
+// Calls work(stream), and turns exceptions into Python's.
+template <typename Work>
+PyObject* call(PyObject* capsule, Work&& work) noexcept {
+  try {
+    return work(static_cast<BoundStream*>(PyCapsule_GetPointer(capsule, nullptr))->stream).release().ptr();
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const std::invalid_argument& error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  }
+  return nullptr;
+}
+
+PyObject* push(PyObject* capsule, PyObject* id) {
+  return call(capsule, [&](StreamDecoder& stream) { return stream.push(id); });
+}
+
+PyObject* finish(PyObject* capsule, PyObject*) {
+  return call(capsule, [](StreamDecoder& stream) { return stream.finish(); });
+}
+
+PyMethodDef push_method = {"push", push, METH_O, "The text that this token completes, perhaps empty."};
+PyMethodDef finish_method = {"finish", finish, METH_NOARGS, "What is left; the decoder starts afresh."};
+
+// Calls through pybind11 take several times as long as a token does.
+py::tuple functions_of(const py::object& owner) {
+  auto bound = std::make_unique<BoundStream>(BoundStream{owner, owner.cast<StreamDecoder&>()});
+  const py::capsule capsule(bound.release(), [](void* p) { delete static_cast<BoundStream*>(p); });
+  const auto function = [&](PyMethodDef& method) {
+    PyObject* made = PyCFunction_New(&method, capsule.ptr());
+    if (made == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(made);
+  };
+  return py::make_tuple(function(push_method), function(finish_method));
+}
+
+}  // namespace
+
 void bind_decoding(py::module_& m) {
-  py::class_<StreamDecoder>(m, "StreamDecoder")
-      .def("push", &StreamDecoder::push, py::arg("id"))
-      .def("finish", &StreamDecoder::finish);
+  py::class_<StreamDecoder>(m, "StreamDecoder").def("functions", &functions_of);
 }
 
 }  // namespace pyllm::tokenizers

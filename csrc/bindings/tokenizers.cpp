@@ -8,6 +8,7 @@
 #include <iterator>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -15,6 +16,7 @@
 
 #include "../core/isa.h"
 #include "../tokenizers/character_class.h"
+#include "../tokenizers/encode_batch.h"
 #include "../tokenizers/encoder_scratch.h"
 #include "../tokenizers/normalize.h"
 #include "../tokenizers/piece_counter.h"
@@ -43,7 +45,7 @@ std::vector<TextView> texts_of(const py::list& texts) {
   return views;
 }
 
-py::list list_of(const std::vector<TokenId>& ids) {
+py::list list_of(std::span<const TokenId> ids) {
   py::list result(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) {
     PyObject* number = PyLong_FromUnsignedLong(ids[i]);
@@ -51,6 +53,29 @@ py::list list_of(const std::vector<TokenId>& ids) {
     PyList_SET_ITEM(result.ptr(), static_cast<Py_ssize_t>(i), number);
   }
   return result;
+}
+
+// Python's collector of cycles looks through all lists again and again while many are made.
+class CollectorPause {
+ public:
+  CollectorPause() : was_on_(PyGC_Disable() != 0) {}
+  CollectorPause(const CollectorPause&) = delete;
+  CollectorPause& operator=(const CollectorPause&) = delete;
+  ~CollectorPause() {
+    if (was_on_) PyGC_Enable();
+  }
+
+ private:
+  bool was_on_;
+};
+
+py::list lists_of(const EncodedBatch& batch) {
+  const CollectorPause pause;
+  py::list rows(batch.size());
+  for (size_t i = 0; i < batch.size(); ++i) {
+    PyList_SET_ITEM(rows.ptr(), static_cast<Py_ssize_t>(i), list_of(batch[i]).release().ptr());
+  }
+  return rows;
 }
 
 // An array (n,), or (n, columns), that owns the numbers.
@@ -158,31 +183,26 @@ class Encoding {
     return steps;
   }
 
-  py::list encode_batch(const py::list& texts, const EncodeOptions& options, size_t num_threads) const {
-    py::list result;
-    for (const auto& row : encode_rows(texts, options, num_threads)) result.append(list_of(row.ids));
-    return result;
+  // Of one text, which several threads encode in parts.
+  std::vector<TokenId> ids_of(const py::object& text, const EncodeOptions& options,
+                              size_t num_threads) const {
+    if (num_threads == 1) return encode(text, options, false).ids;
+    const TextView view(text);
+    const py::gil_scoped_release release;
+    return tokenizers::encode_batch(*tokenizer_, {view.get()}, options, {}, num_threads).ids;
+  }
+
+  py::list encode_batch(const py::list& texts, const EncodeOptions& options, size_t num_threads,
+                        const std::vector<TokenId>& prefix, const std::vector<TokenId>& suffix) const {
+    return lists_of(encode_all(texts, options, num_threads, {prefix, suffix}));
   }
 
   // -> arrays of the ids of all texts, prefix and suffix around each, and of the n + 1 borders between them
   py::tuple encode_batch_flat(const py::list& texts, const EncodeOptions& options, size_t num_threads,
                               const std::vector<TokenId>& prefix, const std::vector<TokenId>& suffix) const {
-    const std::vector<EncodeOutput> rows = encode_rows(texts, options, num_threads);
-    auto ids = std::make_unique<std::vector<TokenId>>();
-    auto borders = std::make_unique<std::vector<int64_t>>(1);
-    {
-      const py::gil_scoped_release release;
-      size_t count = rows.size() * (prefix.size() + suffix.size());
-      for (const EncodeOutput& row : rows) count += row.ids.size();
-      ids->reserve(count);
-      for (const EncodeOutput& row : rows) {
-        for (const std::vector<TokenId>* part : {&prefix, &row.ids, &suffix}) {
-          ids->insert(ids->end(), part->begin(), part->end());
-        }
-        borders->push_back(static_cast<int64_t>(ids->size()));
-      }
-    }
-    return py::make_tuple(rows_of(std::move(ids), 1), rows_of(std::move(borders), 1));
+    EncodedBatch batch = encode_all(texts, options, num_threads, {prefix, suffix});
+    auto borders = std::make_unique<std::vector<int64_t>>(batch.borders.begin(), batch.borders.end());
+    return py::make_tuple(array_of(std::move(batch.ids)), rows_of(std::move(borders), 1));
   }
 
   // The bytes as one piece: no added tokens, no normalizers, no pretokenizer.
@@ -197,14 +217,13 @@ class Encoding {
     return list_of(ids);
   }
 
-  std::optional<std::string> find_added(const py::object& text, const TokenFilter& filter) const {
-    if (filter.size() != tokenizer_->added_tokens().size())
-      throw std::invalid_argument("filter: wrong length");
+  // The leftmost added token of those that the options match.
+  std::optional<std::string> find_added(const py::object& text, const EncodeOptions& options) const {
     const TextView view(text);
     const AddedToken* token = nullptr;
     {
       const py::gil_scoped_release release;
-      token = tokenizer_->find_added(view.get(), filter);
+      token = tokenizer_->find_added(view.get(), options.matched);
     }
     return token == nullptr ? std::nullopt : std::optional(token->content);
   }
@@ -222,14 +241,11 @@ class Encoding {
   }
 
  private:
-  std::vector<EncodeOutput> encode_rows(const py::list& texts, const EncodeOptions& options,
-                                        size_t num_threads) const {
+  EncodedBatch encode_all(const py::list& texts, const EncodeOptions& options, size_t num_threads,
+                          const Surroundings& around) const {
     const std::vector<TextView> views = texts_of(texts);
-    std::vector<EncodeOutput> rows(views.size());
     const py::gil_scoped_release release;
-    parallel_for_each(views.size(), num_threads,
-                      [&](size_t, size_t i) { tokenizer_->encode(views[i].get(), options, rows[i]); });
-    return rows;
+    return tokenizers::encode_batch(*tokenizer_, views_of(views), options, around, num_threads);
   }
 
   std::shared_ptr<const Tokenizer> tokenizer_;
@@ -320,6 +336,18 @@ std::vector<std::pair<size_t, size_t>> scan_pieces(const std::string& grammar, c
   return pieces;
 }
 
+// Every place where a text may be cut before it is encoded.
+std::vector<size_t> borders(const std::string& grammar, const py::object& text) {
+  const TextView view(text);
+  const NextPiece next = find_pretokenizer(grammar);
+  std::vector<size_t> places;
+  for (size_t at = find_border(next, view.get(), 0); at < view.get().size();
+       at = find_border(next, view.get(), at + 1)) {
+    places.push_back(at);
+  }
+  return places;
+}
+
 }  // namespace
 }  // namespace pyllm::tokenizers
 
@@ -340,14 +368,12 @@ PYBIND11_MODULE(_tokenizers, m) {
            py::arg("pretokenizer"), py::arg("added_tokens"))
       .def("options", &Encoding::options, py::arg("matched"), py::arg("plain") = py::list(),
            py::arg("guarded") = py::list())
-      .def("encode",
-           [](const Encoding& self, const py::object& text, const EncodeOptions& options) {
-             return list_of(self.encode(text, options, false).ids);
-           })
+      .def("encode", [](const Encoding& self, const py::object& text, const EncodeOptions& options,
+                        size_t num_threads) { return list_of(self.ids_of(text, options, num_threads)); },
+           py::arg("text"), py::arg("options"), py::arg("num_threads") = 1)
       .def("encode_to_numpy",
-           [](const Encoding& self, const py::object& text, const EncodeOptions& options) {
-             return array_of(self.encode(text, options, false).ids);
-           })
+           [](const Encoding& self, const py::object& text, const EncodeOptions& options,
+              size_t num_threads) { return array_of(self.ids_of(text, options, num_threads)); })
       .def("count", [](const Encoding& self, const py::object& text,
                        const EncodeOptions& options) { return self.encode(text, options, false).ids.size(); })
       .def("count_until",
@@ -359,7 +385,7 @@ PYBIND11_MODULE(_tokenizers, m) {
       .def("trace", &Encoding::trace)
       .def("merge_steps", &Encoding::merge_steps)
       .def("encode_batch", &Encoding::encode_batch, py::arg("texts"), py::arg("options"),
-           py::arg("num_threads"))
+           py::arg("num_threads"), py::arg("prefix"), py::arg("suffix"))
       .def("encode_batch_flat", &Encoding::encode_batch_flat, py::arg("texts"), py::arg("options"),
            py::arg("num_threads"), py::arg("prefix"), py::arg("suffix"))
       .def("encode_piece", &Encoding::encode_piece)
@@ -405,6 +431,7 @@ PYBIND11_MODULE(_tokenizers, m) {
 
   m.def("pretokenize", &pretokenize, py::arg("grammar"), py::arg("text"));
   m.def("scan_pieces", &scan_pieces, py::arg("grammar"), py::arg("text"));
+  m.def("borders", &borders, py::arg("grammar"), py::arg("text"));
   m.def("active_isa", [] { return std::string(pyllm::isa_name(pyllm::active_isa())); });
   m.def("force_isa", &pyllm::force_isa, py::arg("name"));
   m.def("normalize_nfc",

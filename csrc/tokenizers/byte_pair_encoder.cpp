@@ -12,6 +12,7 @@
 #include "merge_rules.h"
 #include "piece_table.h"
 #include "scan/scan.h"
+#include "short_merger.h"
 
 namespace pyllm::tokenizers {
 namespace {
@@ -29,6 +30,13 @@ TokenTable table_of(const TokenBytes& tokens, const std::vector<TokenId>& ids) {
   TokenTable table(tokens);
   table.fill(ids);
   return table;
+}
+
+// Whether the piece starts with a character of three bytes, perhaps behind a space. Those are one step each
+// for the longest match, but two merges.
+bool leads_three(std::string_view piece) {
+  const auto leads = [&](size_t at) { return (static_cast<unsigned char>(piece[at]) & 0xF0) == 0xE0; };
+  return leads(0) || (piece.size() > 1 && leads(1));
 }
 
 std::vector<MergeRule> rules_of(const BytePairDefinition& definition, const TokenBytes& tokens) {
@@ -49,6 +57,11 @@ BytePairEncoder::BytePairEncoder(const BytePairDefinition& definition)
   const std::vector<TokenId> ids = mergeable_ids(definition);
   find_byte_tokens(table_of(tokens_, ids), definition.ranked_by_id);
   longest_match_ = LongestMatchEncoder::prove(tokens_, byte_tokens_, rules_, merges_);
+  const std::vector<MergeRule> used =
+      longest_match_ != nullptr ? longest_match_->used_rules(merges_) : rules_;
+  const bool ranks_fit = std::all_of(
+      used.begin(), used.end(), [](const MergeRule& rule) { return rule.rank < ShortMerger::kMostRanks; });
+  if (ranks_fit) short_merger_ = std::make_unique<ShortMerger>(used);
   const bool whole_piece_first = definition.ranked_by_id || definition.ignore_merges;
   whole_pieces_->fill(tokens_, whole_piece_first ? ids : reachable(ids));
 }
@@ -83,33 +96,38 @@ std::vector<TokenId> BytePairEncoder::reachable(const std::vector<TokenId>& ids)
 }
 
 void BytePairEncoder::merge_piece(std::string_view piece, EncoderScratch& scratch) const {
-  scratch.symbols.clear();
-  if (longest_match_ != nullptr && longest_match_->encode(piece, scratch.longest_match, scratch.symbols))
+  std::vector<TokenId>& symbols = scratch.symbols;
+  symbols.clear();
+  const bool is_short = short_merger_ != nullptr && piece.size() <= ShortMerger::kMostSymbols &&
+                        (longest_match_ == nullptr || !leads_three(piece));
+  if (!is_short && longest_match_ != nullptr &&
+      longest_match_->encode(piece, scratch.longest_match, symbols)) {
     return;
+  }
   for (const char c : piece) {
     const TokenId id = byte_tokens_[static_cast<unsigned char>(c)];
-    if (id != kNoToken) scratch.symbols.push_back(id);
+    if (id != kNoToken) symbols.push_back(id);
   }
-  scratch.merger.merge(merges_, scratch.symbols);
+  if (is_short) {
+    symbols.resize(short_merger_->merge(symbols.data(), symbols.size()));
+  } else {
+    scratch.merger.merge(merges_, symbols);
+  }
 }
 
-// Writes ShortPieceCache::kMostTokens or piece.size() numbers, whichever is more; the end of the ids.
-inline TokenId* BytePairEncoder::encode_short(const PieceKey& key, uint64_t hash, std::string_view piece,
-                                              EncoderScratch& scratch, TokenId* out) const {
-  const auto* known = scratch.short_cache.find(key, hash);
-  if (known != nullptr && !known->elsewhere()) [[likely]]
-    return known->copy_to(out);
-  return encode_seldom(key, hash, piece, scratch, out);
-}
-
-// Of pieces that are new, displaced by others, or of many tokens.
+// Of pieces that are new, displaced by others, or of many tokens (`noted`). Writes at most piece.size()
+// numbers; the end of the ids.
 TokenId* BytePairEncoder::encode_seldom(const PieceKey& key, uint64_t hash, std::string_view piece,
-                                        EncoderScratch& scratch, TokenId* out) const {
+                                        bool noted, EncoderScratch& scratch, TokenId* out) const {
+  if (noted) return encode_long(hash, piece, scratch, out);
   TokenId* end = out + 1;
   if (const TokenId id = whole_pieces_->find(key, hash); id != kNoToken) {
     *out = id;
   } else {
-    end = encode_long(hash, piece, scratch, out);
+    merge_piece(piece, scratch);
+    end = std::copy(scratch.symbols.begin(), scratch.symbols.end(), out);
+    if (scratch.symbols.size() > ShortPieceCache::kMostTokens)
+      scratch.cache.store(piece, hash, scratch.symbols);
   }
   scratch.short_cache.store(key, hash, {out, end});
   return end;
@@ -139,7 +157,10 @@ void BytePairEncoder::encode_piece(std::string_view piece, EncoderScratch& scrat
   } else {
     scratch.short_cache.allocate();
     const PieceKey key = key_of(piece);
-    end = encode_short(key, key.hash(), piece, scratch, end);
+    const uint64_t hash = key.hash();
+    const auto* known = scratch.short_cache.find(key, hash);
+    const bool done = known != nullptr && !known->elsewhere();
+    end = done ? known->copy_to(end) : encode_seldom(key, hash, piece, known != nullptr, scratch, end);
   }
   out.resize(static_cast<size_t>(end - out.data()));
   if (lengths != nullptr) append_lengths(piece, out.data() + before, out.size() - before, *lengths);
@@ -169,67 +190,90 @@ std::vector<MergeStep> BytePairEncoder::merge_steps(std::string_view piece) cons
   return steps;
 }
 
-// Pieces on their way through the caches.
+// Takes a text through the caches, some pieces at a time.
 class BytePairEncoder::Batch {
  public:
   Batch(const BytePairEncoder& encoder, std::string_view text, EncoderScratch& scratch,
         std::vector<TokenId>& out)
-      : encoder_(encoder), text_(text), scratch_(scratch), out_(out) {
+      : encoder_(encoder), text_(text), scratch_(scratch), pieces_(scratch.batch), out_(out) {
     scratch.short_cache.allocate();
   }
 
   // From `begin`, as many pieces as fit; where they end.
   size_t encode(ScanPieces scan, NextPiece next_piece, size_t begin) {
-    const size_t count = scan(text_, begin, next_piece, ends_, kPieces);
+    const size_t count = scan(text_, begin, next_piece, pieces_.ends, PieceBatch::kMostPieces);
     look_ahead(begin, count);
     // No piece has more tokens than bytes.
     const size_t before = out_.size();
-    out_.resize(before + ends_[count - 1] - begin + ShortPieceCache::kMostTokens);
+    out_.resize(before + pieces_.ends[count - 1] - begin + ShortPieceCache::kMostTokens);
     TokenId* end = out_.data() + before;
+    bool all_known = true;
     for (size_t i = 0; i < count; ++i) {
-      const std::string_view piece = text_.substr(begin, ends_[i] - begin);
-      begin = ends_[i];
-      end = keys_[i].none() ? encoder_.encode_long(hashes_[i], piece, scratch_, end)
-                            : encoder_.encode_short(keys_[i], hashes_[i], piece, scratch_, end);
+      const PieceKey& key = pieces_.keys[i];
+      const uint64_t hash = pieces_.hashes[i];
+      const std::string_view piece = text_.substr(begin, pieces_.ends[i] - begin);
+      begin = pieces_.ends[i];
+      if (key.none()) {
+        end = encoder_.encode_long(hash, piece, scratch_, end);
+        continue;
+      }
+      const auto* known = scratch_.short_cache.find(key, hash);
+      if (known != nullptr && !known->elsewhere()) [[likely]] {
+        end = known->copy_to(end);
+        continue;
+      }
+      if (all_known) look_further_ahead(i + 1, count);
+      all_known = false;
+      end = encoder_.encode_seldom(key, hash, piece, known != nullptr, scratch_, end);
     }
     out_.resize(static_cast<size_t>(end - out_.data()));
     return begin;
   }
 
  private:
-  static constexpr size_t kPieces = 2 * kScanCapacity;
+  static_assert(PieceBatch::kMostPieces >= kScanCapacity);
 
   // Keys of the short pieces, hashes of all, and a request for their cache lines.
   void look_ahead(size_t begin, size_t count) {
     for (size_t i = 0; i < count; ++i) {
-      const size_t length = ends_[i] - begin;
+      const size_t length = pieces_.ends[i] - begin;
+      PieceKey& key = pieces_.keys[i];
+      uint64_t& hash = pieces_.hashes[i];
       if (length > kShortPiece) {
-        keys_[i] = {};
-        hashes_[i] = hash_long(text_.substr(begin, length));
-        scratch_.cache.prefetch(hashes_[i]);
+        key = {};
+        hash = hash_long(text_.substr(begin, length));
+        scratch_.cache.prefetch(hash);
       } else {
         const bool readable = begin + sizeof(PieceKey) <= text_.size();
-        keys_[i] = readable ? load_key(text_.data() + begin, length) : key_of(text_.substr(begin, length));
-        hashes_[i] = keys_[i].hash();
-        scratch_.short_cache.prefetch(hashes_[i]);
+        key = readable ? load_key(text_.data() + begin, length) : key_of(text_.substr(begin, length));
+        hash = key.hash();
+        scratch_.short_cache.prefetch(hash);
       }
-      begin = ends_[i];
+      begin = pieces_.ends[i];
+    }
+  }
+
+  // Where one piece is new others are: a request for their places in the table of tokens.
+  void look_further_ahead(size_t i, size_t count) {
+    for (; i < count; ++i) {
+      const bool is_new =
+          !pieces_.keys[i].none() && scratch_.short_cache.find(pieces_.keys[i], pieces_.hashes[i]) == nullptr;
+      if (is_new) encoder_.whole_pieces_->prefetch(pieces_.hashes[i]);
     }
   }
 
   const BytePairEncoder& encoder_;
   std::string_view text_;
   EncoderScratch& scratch_;
+  PieceBatch& pieces_;
   std::vector<TokenId>& out_;
-  size_t ends_[kPieces];
-  PieceKey keys_[kPieces];
-  uint64_t hashes_[kPieces];
 };
 
 void BytePairEncoder::encode_text(NextPiece next_piece, std::string_view text, EncoderScratch& scratch,
                                   std::vector<TokenId>& out) const {
-  // English has more than four bytes a token; where it is less the vector grows.
-  out.reserve(out.size() + text.size() / 4 + ShortPieceCache::kMostTokens);
+  // English has more than four bytes a token; where it is less, and in short texts, the vector grows.
+  constexpr size_t kLongText = 1 << 12;
+  if (text.size() >= kLongText) out.reserve(out.size() + text.size() / 4 + ShortPieceCache::kMostTokens);
   const ScanPieces scan = find_scan(next_piece);
   Batch batch(*this, text, scratch, out);
   for (size_t at = 0; at < text.size();) at = batch.encode(scan, next_piece, at);

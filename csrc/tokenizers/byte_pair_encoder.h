@@ -1,6 +1,6 @@
 // Byte-pair encoding of pieces.
 //
-//   piece -> cache -> whole-piece table -> longest match, or merging where that is not proven
+//   piece -> cache -> whole-piece table -> merging; long ones: longest match where that is proven
 //
 // A text goes through in batches of pieces: first all keys, whose cache lines are asked for at once, then all
 // answers.
@@ -25,6 +25,7 @@ namespace pyllm::tokenizers {
 
 class LongestMatchEncoder;
 class PieceTable;
+class ShortMerger;
 
 struct BytePairDefinition {
   std::vector<std::string_view> tokens;  // by id
@@ -54,10 +55,8 @@ class BytePairEncoder final : public Model {
   std::vector<TokenId> reachable(const std::vector<TokenId>& ids) const;
   void append_lengths(std::string_view piece, const TokenId* ids, size_t count,
                       std::vector<size_t>& lengths) const;
-  TokenId* encode_short(const PieceKey& key, uint64_t hash, std::string_view piece, EncoderScratch& scratch,
-                        TokenId* out) const;
-  TokenId* encode_seldom(const PieceKey& key, uint64_t hash, std::string_view piece, EncoderScratch& scratch,
-                         TokenId* out) const;
+  TokenId* encode_seldom(const PieceKey& key, uint64_t hash, std::string_view piece, bool noted,
+                         EncoderScratch& scratch, TokenId* out) const;
   TokenId* encode_long(uint64_t hash, std::string_view piece, EncoderScratch& scratch, TokenId* out) const;
   class Batch;
 
@@ -67,6 +66,7 @@ class BytePairEncoder final : public Model {
   // kNoToken: the vocabulary has no token for the byte, which is then left out, as tokenizers does.
   std::array<TokenId, 256> byte_tokens_;
   std::unique_ptr<LongestMatchEncoder> longest_match_;  // nullptr where the proof fails
+  std::unique_ptr<ShortMerger> short_merger_;           // nullptr where there are too many ranks
   std::unique_ptr<PieceTable> whole_pieces_;
 };
 

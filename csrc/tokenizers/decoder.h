@@ -36,6 +36,10 @@ class DecodedBytes {
     return bytes_.get() + size_;
   }
   void advance(size_t written) { size_ += written; }
+  void append(std::string_view bytes) {
+    std::memcpy(room(bytes.size()), bytes.data(), bytes.size());
+    advance(bytes.size());
+  }
   // Keeps the last `kept` bytes.
   void drop_all_but(size_t kept) {
     std::memmove(bytes_.get(), bytes_.get() + size_ - kept, kept);
@@ -67,10 +71,17 @@ class Decoder {
     return std::cmp_greater_equal(id, 0) && std::cmp_less(id, size()) && special_[static_cast<size_t>(id)];
   }
 
+  // The bytes of an id; first: it starts a text. Throws std::invalid_argument for an id without token.
+  std::string_view bytes_of(int64_t id, bool first) const {
+    return (first ? tables_.first : tables_.tokens)[checked(id, 0)];
+  }
+
   // Appends the bytes of the ids. first: they start a text. skip_special: as if special tokens were not
   // there. Throws std::invalid_argument for an id without token.
   template <typename Id>
   void decode(std::span<const Id> ids, bool first, bool skip_special, DecodedBytes& out) const {
+    constexpr size_t kUsualBytes = 6;
+    out.room(ids.size() * kUsualBytes);
     size_t i = 0;
     for (; first && i < ids.size(); ++i) {
       const TokenId id = checked(ids[i], i);

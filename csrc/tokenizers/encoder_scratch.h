@@ -6,6 +6,7 @@
 #include "longest_match.h"
 #include "merger.h"
 #include "piece_cache.h"
+#include "piece_key.h"
 #include "short_piece_cache.h"
 #include "vocabulary.h"
 #include "word_memory.h"
@@ -20,7 +21,17 @@ struct PathNode {
   double lead = 0;  // by how much it beats the next best way
 };
 
+// Pieces on their way through the caches.
+struct PieceBatch {
+  static constexpr size_t kMostPieces = 128;
+
+  size_t ends[kMostPieces];
+  PieceKey keys[kMostPieces];  // none for long pieces
+  uint64_t hashes[kMostPieces];
+};
+
 struct EncoderScratch {
+  PieceBatch batch;
   std::vector<TokenId> symbols;
   Merger merger;
   PieceCache cache;

@@ -44,6 +44,9 @@ class LongestMatchEncoder {
   // Whether merging the token's own bytes gives it.
   bool reachable(TokenId id) const { return parts_.reachable(id); }
 
+  // The rules that texts can use.
+  std::vector<MergeRule> used_rules(const MergeTable& merges) const { return parts_.used_rules(merges); }
+
   // Appends the ids; false, and nothing appended, if the piece has a byte without token.
   bool encode(std::string_view piece, LongestMatchScratch& scratch, std::vector<TokenId>& out) const;
 

@@ -46,6 +46,7 @@ class Form final : public Normalizer {
   bool may_change(std::string_view text) const override { return tokenizers::may_change(text, form_); }
   AlignedText apply(const AlignedText& source) const override { return normalize(source, form_); }
   bool is_local() const override { return true; }
+  bool keeps_lines() const override { return !form_.compatibility; }
 
  private:
   NormalizationForm form_;

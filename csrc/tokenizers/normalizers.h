@@ -27,6 +27,10 @@ class Normalizer {
   // part by part, the first to `apply` and the others to `apply_to_rest`.
   virtual bool is_local() const { return false; }
   virtual AlignedText apply_to_rest(const AlignedText& source) const { return apply(source); }
+
+  // Whether a text that is cut after a line end (find_safe_cut) may be given to it part by part, and is to be
+  // cut there afterwards too.
+  virtual bool keeps_lines() const { return false; }
 };
 
 using NormalizerStep = std::unique_ptr<const Normalizer>;

@@ -22,6 +22,8 @@ class PieceTable {
   // Takes the ids in, ascending; of tokens with equal bytes the first one stays.
   void fill(const TokenBytes& tokens, const std::vector<TokenId>& ids);
 
+  void prefetch(uint64_t hash) const { __builtin_prefetch(&slots_[hash & mask_]); }
+
   // kNoToken if no token has these bytes.
   TokenId find(const PieceKey& key, uint64_t hash) const {
     for (uint64_t at = hash & mask_;; at = (at + 1) & mask_) {

@@ -233,6 +233,16 @@ bool safe_cut(std::string_view text, size_t at) {
   return scanner.is(at, kLetters) && !scanner.is(previous_utf8(text, at - 1), kSpaces);
 }
 
+// Also before a space, or a character that is no \w and no apostrophe, which follows a letter: no word goes
+// on there. A letter has to follow the space, as whitespace goes by what is around it.
+bool border_after_letter(const Scanner& text, std::string_view bytes, size_t at) {
+  const bool space = bytes[at] == ' ' && text.is(at + 1, kLetters);
+  const bool other = bytes[at] != '\'' && text.is(at, class_set(CharacterClass::other));
+  if (!space && !other) return false;
+  const size_t before = previous_utf8(bytes, at);
+  return text.after(before) == at && text.is(before, kLetters);
+}
+
 }  // namespace
 
 NextPiece find_pretokenizer(std::string_view grammar) {
@@ -264,6 +274,15 @@ size_t find_safe_cut(NextPiece next_piece, std::string_view text, size_t from) {
   if (next_piece == next_none) return text.size();
   for (size_t at = std::max<size_t>(from, 2); at < text.size(); ++at) {
     if (safe_cut(text, at)) return at;
+  }
+  return text.size();
+}
+
+size_t find_border(NextPiece next_piece, std::string_view text, size_t from) {
+  if (next_piece == next_none) return text.size();
+  const Scanner scanner(text);
+  for (size_t at = std::max<size_t>(from, 2); at < text.size(); ++at) {
+    if (safe_cut(text, at) || border_after_letter(scanner, text, at)) return at;
   }
   return text.size();
 }

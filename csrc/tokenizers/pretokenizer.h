@@ -25,11 +25,14 @@ void for_each_piece(NextPiece next_piece, std::string_view text, Visit&& visit) 
   }
 }
 
-// The first place at or behind `from` where a piece of the text ends, whatever comes before it and behind it
-// (as far as such places can be told from a few bytes); the size of the text if there is none.
+// The first line end at or behind `from` where a piece of the text ends, whatever comes before it and behind
+// it (as far as such places can be told from a few bytes); the size of the text if there is none.
 size_t find_safe_cut(NextPiece next_piece, std::string_view text, size_t from);
 
-// The last such place behind `from`, 0 if there is none.
+// The same with more places, in running text every few words, not only at line ends.
+size_t find_border(NextPiece next_piece, std::string_view text, size_t from);
+
+// The last such line end behind `from`, 0 if there is none.
 size_t find_last_safe_cut(NextPiece next_piece, std::string_view text, size_t from);
 
 // Cuts the text into chunks of at least `size` bytes (but for the last) whose pieces are the pieces of the

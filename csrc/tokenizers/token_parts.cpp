@@ -66,6 +66,16 @@ std::vector<MergeRule> TokenParts::learn(const TokenBytes& tokens, const MergeOr
   return early;
 }
 
+std::vector<MergeRule> TokenParts::used_rules(const MergeTable& merges) const {
+  std::vector<MergeRule> used;
+  for (TokenId id = 0; id < parts_.size(); ++id) {
+    const Parts& parts = parts_[id];
+    if (parts.time == 0) continue;
+    used.push_back({parts.left, parts.right, id, merges.find(parts.left, parts.right).rank});
+  }
+  return used;
+}
+
 // Whether a merge crosses the border of the two before the last merge of either.
 bool TokenParts::cross(TokenId left, TokenId right) const {
   uint32_t left_until = UINT32_MAX, right_until = UINT32_MAX;

@@ -47,6 +47,9 @@ class TokenParts {
   uint32_t time(TokenId id) const { return parts_[id].time; }
   TokenId left(TokenId id) const { return parts_[id].left; }
 
+  // The rules that make tokens, with their ranks; no text uses another one.
+  std::vector<MergeRule> used_rules(const MergeTable& merges) const;
+
   // Of two tokens that are reachable.
   bool stay_apart(TokenId left, TokenId right) const {
     return find(left, right) == kNoToken && !cross(left, right);

@@ -170,6 +170,51 @@ void Tokenizer::encode(std::string_view text, const EncodeOptions& options, Enco
       [&](const AddedTokenMatch& match) { add_token(*match.token, {match.begin, match.end}, work); });
 }
 
+std::vector<Segment> Tokenizer::segments(std::string_view text, const EncodeOptions& options,
+                                         size_t size) const {
+  std::vector<Segment> found;
+  const auto gap = [&](size_t begin, size_t end) {
+    const std::string_view whole = text.substr(begin, end - begin);
+    for (size_t at = 0, cut; at < whole.size(); at = cut) {
+      cut = whole.size() - at > size ? next_cut(whole, at + size) : whole.size();
+      found.push_back({{begin + at, begin + cut}, nullptr, at > 0});
+    }
+  };
+  walk_matches(
+      text, raw_.find_all(text, options.matched, options.plain, options.guarded), gap,
+      [&](const AddedTokenMatch& match) { found.push_back({{match.begin, match.end}, match.token, false}); });
+  return found;
+}
+
+// The first place at or behind `from` where the text may be cut into parts; its size if there is none.
+size_t Tokenizer::next_cut(std::string_view text, size_t from) const {
+  if (cuts_.any()) return has_memory_ ? text.size() : cuts_.next(text, from);
+  if (!scanner_only_ || !normalized_.empty()) return text.size();
+  if (normalizers_.empty()) return find_border(pretokenizer_.scanner, text, from);
+  const bool lines = std::all_of(normalizers_.begin(), normalizers_.end(),
+                                 [](const NormalizerStep& step) { return step->keeps_lines(); });
+  return lines ? find_safe_cut(pretokenizer_.scanner, text, from) : text.size();
+}
+
+void Tokenizer::encode_segments(std::string_view text, std::span<const Segment> segments,
+                                const EncodeOptions& options, std::vector<TokenId>& ids) const {
+  ScratchLease scratch(*this);
+  EncodeOutput out;
+  out.ids = std::move(ids);
+  Work work{options, *scratch, out, {}, 0};
+  for (const Segment& segment : segments) {
+    const auto [begin, end] = segment.span;
+    if (segment.token != nullptr) {
+      out.ids.push_back(segment.token->id);
+    } else if (segment.continues && cuts_.any()) {
+      encode_following_words(text.substr(begin, end - begin), work);
+    } else {
+      encode_between(text.substr(begin, end - begin), begin, clip(options.plain, begin, end), work);
+    }
+  }
+  ids = std::move(out.ids);
+}
+
 void Tokenizer::add_token(const AddedToken& token, Span origin, Work& work) {
   work.out.ids.push_back(token.id);
   if (!work.out.with_offsets) return;
@@ -213,10 +258,14 @@ void Tokenizer::encode_whole(std::string_view text, size_t begin, const std::vec
 // The first word, where steps treat the start of a text, takes the long way; the others are mostly
 // remembered.
 void Tokenizer::encode_words(std::string_view text, size_t begin, Work& work) const {
-  size_t at = cuts_.next(text, 0);
-  encode_whole(text.substr(0, at), begin, {}, work);
+  const size_t first = cuts_.next(text, 0);
+  encode_whole(text.substr(0, first), begin, {}, work);
+  encode_following_words(text.substr(first), work);
+}
+
+void Tokenizer::encode_following_words(std::string_view text, Work& work) const {
   std::vector<TokenId>& ids = work.out.ids;
-  while (at < text.size()) {
+  for (size_t at = 0; at < text.size();) {
     const size_t end = cuts_.next(text, at);
     const Word word(text.substr(at, end - at), text.size() - at);
     at = end;

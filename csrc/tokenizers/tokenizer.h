@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -71,6 +72,13 @@ struct EncodeOutput {
   bool full() const { return ids.size() > most_ids; }
 };
 
+// A part of a text that is encoded without regard to the others: an added token, or text.
+struct Segment {
+  Span span;
+  const AddedToken* token;  // nullptr: text
+  bool continues;           // text that goes on where the segment before was cut
+};
+
 // Immutable after construction: any number of threads may call it at once.
 class Tokenizer {
  public:
@@ -82,6 +90,13 @@ class Tokenizer {
 
   // Appends the ids of the text.
   void encode(std::string_view text, const EncodeOptions& options, EncodeOutput& out) const;
+
+  // What the text consists of, its ids being those of the segments one after the other; text is cut into
+  // parts of `size` bytes or a little more, at places where that is proven not to change any id.
+  std::vector<Segment> segments(std::string_view text, const EncodeOptions& options, size_t size) const;
+  // Appends the ids of some successive segments of the text, without offsets.
+  void encode_segments(std::string_view text, std::span<const Segment> segments, const EncodeOptions& options,
+                       std::vector<TokenId>& ids) const;
 
   // The leftmost added token of the filter that occurs in the text, or nullptr.
   const AddedToken* find_added(std::string_view text, const TokenFilter& filter) const;
@@ -100,6 +115,8 @@ class Tokenizer {
   static void add_token(const AddedToken& token, Span origin, Work& work);
   void encode_between(std::string_view text, size_t begin, const std::vector<Span>& plain, Work& work) const;
   void encode_words(std::string_view text, size_t begin, Work& work) const;
+  void encode_following_words(std::string_view text, Work& work) const;
+  size_t next_cut(std::string_view text, size_t from) const;
   void encode_whole(std::string_view text, size_t begin, const std::vector<Span>& plain, Work& work) const;
   bool go_on(size_t before, Work& work) const;
   TokenId encode_rest(std::string_view word, Work& work) const;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -10,16 +11,18 @@ class StreamDecoder:
 
     A character whose bytes are spread over several tokens appears with the last of them. The pieces join to
     `decode(ids)`. Each push costs time in its own token only.
+
+    Attributes:
+        push: the text that a token completes, perhaps "". Raises ValueError for an id without token.
+        finish: what is left: U+FFFD where the last character is incomplete. The decoder starts afresh.
     """
+
+    __slots__ = ("finish", "push")
+
+    # Functions of the C++ core themselves: a method in between would take longer than they do.
+    push: Callable[[int], str]
+    finish: Callable[[], str]
 
     def __init__(self, core: Any) -> None:
         """core: `_tokenizers.StreamDecoder`."""
-        self._core = core
-
-    def push(self, token_id: int) -> str:
-        """The text that this token completes, perhaps "". Raises ValueError for an id without token."""
-        return self._core.push(token_id)
-
-    def finish(self) -> str:
-        """What is left: U+FFFD where the last character is incomplete. The decoder starts afresh."""
-        return self._core.finish()
+        self.push, self.finish = core.functions()

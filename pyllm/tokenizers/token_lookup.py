@@ -12,6 +12,8 @@ from pyllm.tokenizers.byte_alphabet import spell
 from pyllm.tokenizers.definition import BytePairs, TokenizerDefinition
 
 Specials = Literal["all"] | Collection[str]
+# Allowed and disallowed.
+SpecialsRule = tuple[str | frozenset[str], str | frozenset[str]]
 
 
 class TokenLookup:
@@ -21,7 +23,7 @@ class TokenLookup:
     _encoding: Any
     vocab_size: int
     special_tokens: dict[str, int]
-    _options: dict[frozenset[str], Any]
+    _rules: dict[SpecialsRule, tuple[Any, Any]]
 
     @property
     def n_vocab(self) -> int:
@@ -86,39 +88,46 @@ class TokenLookup:
         self, texts: Sequence[Any], allowed_special: Specials, disallowed_special: Specials
     ) -> Any:
         """The options of the C++ core, after a look for disallowed tokens in the texts."""
-        allowed = self._named(allowed_special, "allowed_special")
-        disallowed = self._named(disallowed_special, "disallowed_special")
-        if disallowed_special == "all":
-            disallowed -= allowed
-        if disallowed:
-            wanted = [token.content in disallowed for token in self._definition.added_tokens]
-            for text in texts:
-                found = self._encoding.find_added(text, wanted)
-                if found is not None:
-                    raise ValueError(
-                        f"text: it spells the special token {found!r}, which is not allowed; "
-                        f"pass allowed_special={{{found!r}}} to encode it as that token, "
-                        "or disallowed_special=() to encode it as plain text"
-                    )
-        if allowed not in self._options:
-            matched = [
-                not token.special or token.content in allowed for token in self._definition.added_tokens
-            ]
-            self._options[allowed] = self._encoding.options(matched)
-        return self._options[allowed]
+        rule = _frozen(allowed_special), _frozen(disallowed_special)
+        known = self._rules.get(rule)
+        options, refused = known if known is not None else self._learn(rule)
+        if refused is None:
+            return options
+        for text in texts:
+            found = self._encoding.find_added(text, refused)
+            if found is not None:
+                raise ValueError(
+                    f"text: it spells the special token {found!r}, which is not allowed; "
+                    f"pass allowed_special={{{found!r}}} to encode it as that token, "
+                    "or disallowed_special=() to encode it as plain text"
+                )
+        return options
 
-    def _named(self, names: Specials, argument: str) -> frozenset[str]:
+    def _learn(self, rule: SpecialsRule) -> tuple[Any, Any]:
+        """The core's options for encoding, and for finding what is disallowed (None: nothing is)."""
+        allowed = self._named(rule[0], "allowed_special")
+        disallowed = self._named(rule[1], "disallowed_special")
+        if rule[1] == "all":
+            disallowed -= allowed
+        added = self._definition.added_tokens
+        options = self._encoding.options([not token.special or token.content in allowed for token in added])
+        refused = (
+            self._encoding.options([token.content in disallowed for token in added]) if disallowed else None
+        )
+        self._rules[rule] = options, refused
+        return options, refused
+
+    def _named(self, names: str | frozenset[str], argument: str) -> frozenset[str]:
         if isinstance(names, str):
             if names != "all":
                 raise ValueError(
                     f"{argument}: expected 'all' or a collection of special tokens, got {names!r}"
                 )
             return frozenset(self.special_tokens)
-        chosen = frozenset(names)
-        unknown = chosen - self.special_tokens.keys()
+        unknown = names - self.special_tokens.keys()
         if unknown:
             raise ValueError(f"{argument}: {sorted(unknown)} are not special tokens of this tokenizer")
-        return chosen
+        return names
 
     @cached_property
     def _special_ids(self) -> frozenset[int]:
@@ -153,3 +162,7 @@ class TokenLookup:
     @cached_property
     def _ids_by_spelling(self) -> dict[str, int]:
         return {text: i for i, text in reversed(self._spellings.items())}
+
+
+def _frozen(names: Specials) -> str | frozenset[str]:
+    return names if isinstance(names, str) else frozenset(names)

@@ -18,7 +18,7 @@ from pyllm.tokenizers.model_inputs import ModelInputs, Text, listed
 from pyllm.tokenizers.offsets import in_characters
 from pyllm.tokenizers.streaming import StreamDecoder
 from pyllm.tokenizers.threads import thread_count
-from pyllm.tokenizers.token_lookup import Specials
+from pyllm.tokenizers.token_lookup import Specials, SpecialsRule
 from pyllm.tokenizers.unstable import completions, split_unstable
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Tokenizer(ModelInputs):
         self._definition = definition
         self._added = definition.added_tokens
         self._encoding = build_encoding(definition, decoding_tables(definition))
-        self._options: dict[frozenset[str], Any] = {}
+        self._rules: dict[SpecialsRule, tuple[Any, Any]] = {}
         self.vocab_size = len(definition.tokens)
         self.special_tokens = {token.content: token.id for token in self._added if token.special}
         self.pattern = known_pattern(definition.pre_tokenizers)
@@ -144,6 +144,7 @@ class Tokenizer(ModelInputs):
         add_special_tokens: bool = False,
         allowed_special: Specials = (),
         disallowed_special: Specials = "all",
+        num_threads: int | None = 1,
     ) -> list[int]:
         """The ids of a text.
 
@@ -151,9 +152,13 @@ class Tokenizer(ModelInputs):
         others raise ValueError if they are in `disallowed_special`, and are plain text otherwise. "all" means every
         special token (in `disallowed_special`: every one that is not allowed). Added tokens that are not special always
         match. `add_special_tokens` puts what the model's post-processor or template asks for (bos, eos) around the ids.
+
+        num_threads: a long text is cut into parts for them (None: as many as this process may use) where that is proven
+            not to change any id; one that has no such place is encoded by one thread.
         """
         options = self._checked_options([text], allowed_special, disallowed_special)
-        return self._surround(self._encoding.encode(text, options), add_special_tokens)
+        ids = self._encoding.encode(text, options, thread_count(num_threads))
+        return self._surround(ids, add_special_tokens)
 
     def encode_batch(
         self,
@@ -167,8 +172,8 @@ class Tokenizer(ModelInputs):
         """`encode` of every text, on `num_threads` threads (default: as many as this process may use)."""
         rows = listed(texts, "texts")
         options = self._checked_options(rows, allowed_special, disallowed_special)
-        rows = self._encoding.encode_batch(rows, options, thread_count(num_threads))
-        return [self._surround(row, add_special_tokens) for row in rows]
+        around = self._surroundings(add_special_tokens)
+        return self._encoding.encode_batch(rows, options, thread_count(num_threads), *around)
 
     def encode_to_numpy(
         self,
@@ -177,13 +182,14 @@ class Tokenizer(ModelInputs):
         add_special_tokens: bool = False,
         allowed_special: Specials = (),
         disallowed_special: Specials = "all",
+        num_threads: int | None = 1,
     ) -> np.ndarray:
         """`encode` as an array (tokens,) uint32, without a list in between."""
         options = self._checked_options([text], allowed_special, disallowed_special)
-        ids = self._encoding.encode_to_numpy(text, options)
+        ids = self._encoding.encode_to_numpy(text, options, thread_count(num_threads))
         if not add_special_tokens:
             return ids
-        prefix, suffix = self._definition.prefix_ids, self._definition.suffix_ids
+        prefix, suffix = self._surroundings(True)
         return np.concatenate([np.array(prefix, np.uint32), ids, np.array(suffix, np.uint32)])
 
     def encode_batch_to_numpy(
@@ -201,9 +207,7 @@ class Tokenizer(ModelInputs):
         """
         rows = listed(texts, "texts")
         options = self._checked_options(rows, allowed_special, disallowed_special)
-        around = (
-            (self._definition.prefix_ids, self._definition.suffix_ids) if add_special_tokens else ((), ())
-        )
+        around = self._surroundings(add_special_tokens)
         return self._encoding.encode_batch_flat(rows, options, thread_count(num_threads), *around)
 
     def encode_to_torch(self, text: Text, **options: Any) -> torch.Tensor:
@@ -292,8 +296,8 @@ class Tokenizer(ModelInputs):
     ) -> int:
         """len(encode(text)), without making the list."""
         options = self._checked_options([text], allowed_special, disallowed_special)
-        around = len(self._definition.prefix_ids) + len(self._definition.suffix_ids)
-        return self._encoding.count(text, options) + (around if add_special_tokens else 0)
+        around = sum(map(len, self._surroundings(add_special_tokens)))
+        return self._encoding.count(text, options) + around
 
     def count_until(
         self,
@@ -314,9 +318,7 @@ class Tokenizer(ModelInputs):
         if limit < 0:
             raise ValueError(f"limit: expected 0 or more, got {limit}")
         options = self._checked_options([text], allowed_special, disallowed_special)
-        around = (
-            len(self._definition.prefix_ids) + len(self._definition.suffix_ids) if add_special_tokens else 0
-        )
+        around = sum(map(len, self._surroundings(add_special_tokens)))
         if around > limit:
             return None
         count = self._encoding.count_until(text, options, min(limit - around, 1 << 62))
@@ -496,6 +498,10 @@ class Tokenizer(ModelInputs):
         if not add_special_tokens:
             return ids
         return [*self._definition.prefix_ids, *ids, *self._definition.suffix_ids]
+
+    def _surroundings(self, add_special_tokens: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids before and after each text."""
+        return (self._definition.prefix_ids, self._definition.suffix_ids) if add_special_tokens else ((), ())
 
 
 def _unpickled(kind: type[Tokenizer], file: bytes) -> Tokenizer:
