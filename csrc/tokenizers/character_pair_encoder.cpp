@@ -124,6 +124,7 @@ CharacterPairEncoder::CharacterPairEncoder(const CharacterPairDefinition& defini
       table_(table_of(definition, tokens_)),
       fallback_(definition.fallback),
       merges_(rules_of(definition, tokens_, table_)),
+      joined_(merges_, tokens_),
       frozen_(frozen_entries(definition)),
       ignore_merges_(definition.ignore_merges),
       drops_unknown_(drops_unknown(definition)),
@@ -139,6 +140,8 @@ CharacterPairEncoder::CharacterPairEncoder(const CharacterPairDefinition& defini
       table_(tokens_),
       fallback_(definition.fallback),
       merges_(file, "model.merge_table", tokens_),
+      joined_(file.has("model.joined") ? JoinedCharacters(file, "model.joined")
+                                       : JoinedCharacters(merges_, tokens_)),
       frozen_(file, "model.frozen", static_cast<uint32_t>(definition.vocabulary.size())),
       ignore_merges_(definition.ignore_merges),
       drops_unknown_(drops_unknown(definition)),
@@ -152,6 +155,7 @@ void CharacterPairEncoder::store(SectionWriter& file) const {
   if (tokens_.size() > vocabulary_size_) tokens_.store(file, "model.tokens");
   table_.store(file, "model.table");
   merges_.store(file, "model.merge_table");
+  joined_.store(file, "model.joined");
   frozen_.store(file, "model.frozen");
   file.array("model.before_marker", before_marker_);
 }
@@ -280,15 +284,36 @@ std::vector<MergeStep> CharacterPairEncoder::merge_steps(std::string_view piece)
   return steps;
 }
 
+// Merges the symbols from `first` on.
+void CharacterPairEncoder::merge_from(size_t first, EncoderScratch& scratch) const {
+  std::vector<TokenId>& symbols = scratch.symbols;
+  if (symbols.size() - first < 2) return;
+  if (first == 0) {
+    scratch.merger.merge(merges_, symbols);
+    return;
+  }
+  std::vector<TokenId> part(symbols.begin() + static_cast<ptrdiff_t>(first), symbols.end());
+  scratch.merger.merge(merges_, part);
+  symbols.resize(first);
+  symbols.insert(symbols.end(), part.begin(), part.end());
+}
+
 void CharacterPairEncoder::encode_word(std::string_view word, EncoderScratch& scratch,
                                        FallbackWriter& writer) const {
   scratch.symbols.clear();
+  size_t first = 0;  // of the symbols that are not merged yet
+  uint32_t before = 0;
   for (size_t at = 0; at < word.size();) {
-    const std::string_view character = word.substr(at, decode_utf8(word, at).length);
-    scratch.symbols.push_back(table_.find(character));
-    at += character.size();
+    const Utf8Character character = decode_utf8(word, at);
+    if (at > 0 && !joined_.may_join(before, character.code_point)) {
+      merge_from(first, scratch);
+      first = scratch.symbols.size();
+    }
+    before = character.code_point;
+    scratch.symbols.push_back(table_.find(word.substr(at, character.length)));
+    at += character.length;
   }
-  scratch.merger.merge(merges_, scratch.symbols);
+  merge_from(first, scratch);
   size_t at = 0;
   for (const TokenId id : scratch.symbols) {
     const size_t length = id == kNoToken ? decode_utf8(word, at).length : tokens_[id].size();

@@ -16,6 +16,7 @@
 
 #include "double_array_trie.h"
 #include "fallback.h"
+#include "joined_characters.h"
 #include "model.h"
 
 namespace pyllm::tokenizers {
@@ -54,6 +55,7 @@ class CharacterPairEncoder final : public Model {
                          std::vector<size_t>* lengths) const;
   void encode_unfrozen(std::string_view text, EncoderScratch& scratch, FallbackWriter& writer,
                        std::vector<size_t>* lengths, std::vector<TokenId>& ids) const;
+  void merge_from(size_t first, EncoderScratch& scratch) const;
   void encode_word(std::string_view word, EncoderScratch& scratch, FallbackWriter& writer) const;
 
   size_t vocabulary_size_;  // larger ids are characters that have no token but take part in merges
@@ -61,6 +63,7 @@ class CharacterPairEncoder final : public Model {
   TokenTable table_;
   Fallback fallback_;
   MergeTable merges_;
+  JoinedCharacters joined_;
   DoubleArrayTrie frozen_;
   bool ignore_merges_;
   bool drops_unknown_;
