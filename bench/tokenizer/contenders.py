@@ -97,8 +97,11 @@ def _ours(vocabulary: Vocabulary) -> Contender:
         encode=lambda text: tokenizer.encode_to_numpy(text, disallowed_special=()),
         to_lists=to_lists,
         to_numpy=to_numpy,
-        on_threads=lambda texts, n: tokenizer.encode_batch(texts, disallowed_special=(), num_threads=n),
+        on_threads=lambda texts, n: tokenizer.encode_batch_to_numpy(
+            texts, disallowed_special=(), num_threads=n
+        ),
         decode=tokenizer.decode_bytes,
+        likes_arrays=True,
         stream=stream,
         count=lambda text: tokenizer.count(text, disallowed_special=()),
     )

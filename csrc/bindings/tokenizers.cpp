@@ -368,9 +368,12 @@ PYBIND11_MODULE(_tokenizers, m) {
            py::arg("pretokenizer"), py::arg("added_tokens"))
       .def("options", &Encoding::options, py::arg("matched"), py::arg("plain") = py::list(),
            py::arg("guarded") = py::list())
-      .def("encode", [](const Encoding& self, const py::object& text, const EncodeOptions& options,
-                        size_t num_threads) { return list_of(self.ids_of(text, options, num_threads)); },
-           py::arg("text"), py::arg("options"), py::arg("num_threads") = 1)
+      .def(
+          "encode",
+          [](const Encoding& self, const py::object& text, const EncodeOptions& options, size_t num_threads) {
+            return list_of(self.ids_of(text, options, num_threads));
+          },
+          py::arg("text"), py::arg("options"), py::arg("num_threads") = 1)
       .def("encode_to_numpy",
            [](const Encoding& self, const py::object& text, const EncodeOptions& options,
               size_t num_threads) { return array_of(self.ids_of(text, options, num_threads)); })
