@@ -28,6 +28,7 @@ ShortMerger::ShortMerger(const std::vector<MergeRule>& rules)
 }
 
 size_t ShortMerger::merge(TokenId* symbols, size_t count) const {
+  if (count < 2) return count;
   TokenId merged[kMostSymbols];
   uint32_t next[kMostSymbols];
   const auto look = [&](uint32_t at, uint32_t after) {
