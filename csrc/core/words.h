@@ -20,6 +20,13 @@ inline V load_vector(const void* p) {
 }
 
 inline Words load_words(const void* p) { return load_vector<Words>(p); }
+
+// The word at p in every lane.
+[[maybe_unused]] inline Words broadcast_word(const void* p) {
+  uint32_t word;
+  __builtin_memcpy(&word, p, sizeof word);
+  return Words{} + word;
+}
 inline Vec float_of(SignedWords w) { return __builtin_convertvector(w, Vec); }
 inline Vec float_of(Words w) { return float_of(reinterpret_cast<SignedWords>(w)); }  // below 2^31
 
@@ -45,7 +52,7 @@ inline Vec float_of(Words w) { return float_of(reinterpret_cast<SignedWords>(w))
 
 // Byte i of the result is table[byte i of index], for indices below 16. `table`: 16 bytes.
 [[maybe_unused]] inline Words lookup_bytes(const int8_t* table, Words index) {
-#if defined(__AVX512BW__)
+#if defined(__AVX512F__)
   const __m512i entries = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
   return reinterpret_cast<Words>(_mm512_shuffle_epi8(entries, reinterpret_cast<__m512i>(index)));
 #elif defined(__AVX2__)

@@ -253,6 +253,47 @@ inline __m512i _mm512_sub_epi8(__m512i a, __m512i b) {
   const emulated::Vector x = emulated::of(a), y = emulated::of(b);
   return emulated::halves_si([&](int i) { return _mm256_sub_epi8(x.half_si[i], y.half_si[i]); });
 }
+inline __m512 _mm512_cvtepi32_ps(__m512i a) {
+  const emulated::Vector x = emulated::of(a);
+  return emulated::halves_ps([&](int i) { return _mm256_cvtepi32_ps(x.half_si[i]); });
+}
+inline __m512i _mm512_cvtepi8_epi32(__m128i a) {
+  return emulated::halves_si([&](int i) { return _mm256_cvtepi8_epi32(i ? _mm_bsrli_si128(a, 8) : a); });
+}
+inline __m512i _mm512_cvtepu8_epi32(__m128i a) {
+  return emulated::halves_si([&](int i) { return _mm256_cvtepu8_epi32(i ? _mm_bsrli_si128(a, 8) : a); });
+}
+inline __m512i _mm512_broadcast_i32x4(__m128i a) {
+  return emulated::halves_si([&](int) { return _mm256_broadcastsi128_si256(a); });
+}
+inline __m512 _mm512_permutexvar_ps(__m512i order, __m512 a) {
+  emulated::Vector r;
+  const emulated::Vector x = emulated::of(a), y = emulated::of(order);
+  for (int i = 0; i < 16; ++i) r.f32[i] = x.f32[y.i32[i] & 15];
+  return r.ps;
+}
+inline __m512i _mm512_abs_epi8(__m512i a) {
+  const emulated::Vector x = emulated::of(a);
+  return emulated::halves_si([&](int i) { return _mm256_abs_epi8(x.half_si[i]); });
+}
+inline __m512i _mm512_maddubs_epi16(__m512i a, __m512i b) {
+  const emulated::Vector x = emulated::of(a), y = emulated::of(b);
+  return emulated::halves_si([&](int i) { return _mm256_maddubs_epi16(x.half_si[i], y.half_si[i]); });
+}
+inline __m512i _mm512_madd_epi16(__m512i a, __m512i b) {
+  const emulated::Vector x = emulated::of(a), y = emulated::of(b);
+  return emulated::halves_si([&](int i) { return _mm256_madd_epi16(x.half_si[i], y.half_si[i]); });
+}
+inline __m512i _mm512_shuffle_epi8(__m512i a, __m512i order) {
+  const emulated::Vector x = emulated::of(a), y = emulated::of(order);
+  return emulated::halves_si([&](int i) { return _mm256_shuffle_epi8(x.half_si[i], y.half_si[i]); });
+}
+inline __m512i _mm512_mask_sub_epi8(__m512i source, __mmask64 mask, __m512i a, __m512i b) {
+  emulated::Vector r = emulated::of(source);
+  const emulated::Vector x = emulated::of(a), y = emulated::of(b);
+  for (int i = 0; i < 64; ++i) r.i8[i] = mask >> i & 1 ? static_cast<int8_t>(x.i8[i] - y.i8[i]) : r.i8[i];
+  return r.si;
+}
 inline __m512i _mm512_add_epi32(__m512i a, __m512i b) {
   const emulated::Vector x = emulated::of(a), y = emulated::of(b);
   return emulated::halves_si([&](int i) { return _mm256_add_epi32(x.half_si[i], y.half_si[i]); });

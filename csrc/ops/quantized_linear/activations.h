@@ -12,27 +12,6 @@
 namespace pyllm::quantized_linear {
 namespace {
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// Floats of one row of a chunk: inputs, then minus the sums.
-constexpr int64_t kChunkRow = kChunk + kChunkSums;
-
-// How a policy wants its activations.
-struct Order {
-  int64_t sum_inputs;
-  float divisor[kInputs];  // in the order of a unit's words
-};
-
-template <class Policy>
-Order order_of() {
-  Order order = {.sum_inputs = 4 * Policy::kSumQuads, .divisor = {}};
-  for (int64_t i = 0; i < kInputs; ++i) {
-    order.divisor[i] = Policy::factor(static_cast<int>(i / 4), static_cast<int>(i % 4));
-  }
-  return order;
-}
-
 // f(a value of the dtype's type): float, bfloat16 or float16.
 template <class F>
 void visit_vector_dtype(DType dtype, const F& f) {
@@ -43,9 +22,10 @@ void visit_vector_dtype(DType dtype, const F& f) {
 
 class Activations {
  public:
-  Activations(const Product& p, const Order& order)
+  Activations(const Product& p, const Codec& codec)
       : rows_(p.rows), floats_(ceil_div(p.weight.layout.inputs, kChunk) * p.rows * kChunkRow) {
-    visit_vector_dtype(p.dtype, [&](auto zero) { pack<decltype(zero)>(p, order); });
+    for (int64_t i = 0; i < kInputs; ++i) inverses_[i] = 1.0f / codec.factors[i];  // powers of two: exact
+    visit_vector_dtype(p.dtype, [&](auto zero) { pack<decltype(zero)>(p, sum_inputs_of(*p.weight.format)); });
   }
 
   // kChunkRow floats; the next row's follow.
@@ -55,38 +35,41 @@ class Activations {
   int64_t at(int64_t chunk, int64_t row) const { return (chunk * rows_ + row) * kChunkRow; }
 
   template <class T>
-  void pack(const Product& p, const Order& order) {
+  void pack(const Product& p, int64_t sum_inputs) {
     const int64_t inputs = p.weight.layout.inputs, grain = 1 + (1 << 15) / (rows_ * kChunk + 1);
     parallel_for(0, ceil_div(inputs, kChunk), grain, [&](int64_t begin, int64_t end) {
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         for (int64_t row = 0; row < rows_; ++row) {
           const T* from = static_cast<const T*>(p.left) + row * p.stride + chunk * kChunk;
-          pack_row(from, smaller(kChunk, inputs - chunk * kChunk), order, floats_.get() + at(chunk, row));
+          pack_row(from, smaller(kChunk, inputs - chunk * kChunk), sum_inputs,
+                   floats_.get() + at(chunk, row));
         }
       }
     });
   }
 
   template <class T>
-  static void pack_row(const T* from, int64_t count, const Order& order, float* to) {
+  void pack_row(const T* from, int64_t count, int64_t sum_inputs, float* to) const {
     alignas(64) float x[kChunk];
     to_float(from, x, count);
     for (int64_t i = count; i < kChunk; ++i) x[i] = 0.0f;
     for (int64_t unit = 0; unit < kChunk; unit += kInputs) {
-      for (int64_t i = 0; i < kInputs; ++i) {
-        // The divisor is a power of two: its inverse is exact.
-        to[unit + i] = x[unit + i / 4 * 4 + packed::byte_of_input(i % 4)] * (1.0f / order.divisor[i]);
+      for (int64_t quad = 0; quad < kInputs; quad += 4) {
+        for (int64_t byte = 0; byte < 4; ++byte) {
+          to[unit + quad + byte] = x[unit + quad + packed::byte_of_input(byte)] * inverses_[quad + byte];
+        }
       }
     }
-    for (int64_t sum = 0; sum < kChunk / order.sum_inputs; ++sum) {
-      float total = 0.0f;
-      for (int64_t i = 0; i < order.sum_inputs; ++i) total += x[sum * order.sum_inputs + i];
-      to[kChunk + sum] = -total;
+    for (int64_t sum = 0; sum < kChunk / sum_inputs; ++sum) {
+      Vec total = zero();
+      for (int64_t i = 0; i < sum_inputs; i += kLanes) total = total + load(x + sum * sum_inputs + i);
+      to[kChunk + sum] = -reduce_add(total);
     }
   }
 
   int64_t rows_;
   Scratch floats_;
+  float inverses_[kInputs];
 };
 
 }  // namespace

@@ -8,8 +8,9 @@
 //     out = sums, rounded once
 #pragma once
 
+#include "core/gemm.h"
 #include "core/transpose.h"
-#include "ops/quantized_linear/sums.h"
+#include "ops/quantized_linear/activations.h"
 
 namespace pyllm::quantized_linear {
 namespace {
@@ -18,21 +19,20 @@ constexpr int64_t kStretch = 128;  // outputs
 static_assert(kStretch <= kDepth, "one chain of gemm()");
 
 // A chunk's values of a panel of 16 outputs to rows [0, 16) of gemm() panels that are kStretch rows high.
-template <class Policy>
-void place_values(const float* unpacked, int64_t units, const Scaling& by, float* to) {
+[[maybe_unused]] void place_values(const float* unpacked, const Codec& codec, int64_t sum_inputs,
+                                   int64_t units, const Scaling& by, float* to) {
   for (int64_t input = 0; input < units * kInputs; input += kLanes) {
-    const int64_t sum = input / (4 * Policy::kSumQuads);
+    const int64_t sum = input / sum_inputs;
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) {
-      const Vec scale = load(by.scales.scale[sum] + v * kLanes);
-      const Vec minimum = by.minimums ? load(by.scales.minimum[sum] + v * kLanes) : zero();
+      const Vec scale = load(by.scales->scale[sum] + v * kLanes);
+      const Vec minimum = by.minimums ? load(by.scales->minimum[sum] + v * kLanes) : zero();
       Vec block[kLanes];
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
-        const int quad = static_cast<int>((input + i) / 4),
-                  byte = static_cast<int>(packed::byte_of_input(i % 4));
-        const Vec code = load(unpacked + (4 * quad + byte) * kOutputs + v * kLanes) *
-                         set1(1.0f / Policy::factor(quad % static_cast<int>(kQuads), byte));
+        const int64_t at = (input + i) / 4 * 4 + packed::byte_of_input(i % 4);
+        const Vec code =
+            load(unpacked + at * kOutputs + v * kLanes) * set1(1.0f / codec.factors[at % kInputs]);
         block[i] = scale * (code - set1(by.center)) - minimum;
       }
       transpose(block);
@@ -44,24 +44,23 @@ void place_values(const float* unpacked, int64_t units, const Scaling& by, float
   }
 }
 
-template <class Policy>
-void grad_x_chunk(const Product& p, const Table& table, const float* grad, int64_t stride, int64_t chunk) {
+[[maybe_unused]] void grad_x_chunk(const Product& p, const Codec& codec, const Table& table,
+                                   const float* grad, int64_t stride, int64_t chunk) {
   const packed::Layout& layout = p.weight.layout;
   const int64_t units = smaller(kChunkUnits, layout.units - chunk * kChunkUnits);
   const int64_t inputs = smaller(kChunk, layout.inputs - chunk * kChunk);
+  const int64_t sum_inputs = sum_inputs_of(*p.weight.format);
   const Scratch unpacked(kChunk * kOutputs), stretch(kStretch * kChunk), sums(p.rows * kChunk);
   ChunkScales scales;
-  const Scaling by = {scales, static_cast<float>(p.weight.format->center),
-                      p.weight.format->minimum != packed::Minimum::none};
+  const Scaling by = scaling_of(*p.weight.format, &scales);
   for (int64_t i = 0; i < p.rows * kChunk; i += kLanes) store(sums.get() + i, zero());
   constexpr int64_t kPanels = kStretch / kOutputs;
   for (int64_t first = 0; first < layout.panels; first += kPanels) {
     const int64_t panels = smaller(kPanels, layout.panels - first);
     for (int64_t i = 0; i < panels; ++i) {
-      load_scales(p.weight, first + i, chunk, 4 * Policy::kSumQuads, units * kQuads / Policy::kSumQuads,
-                  scales);
-      unpack_units<Policy>(p.weight.unit(first + i, chunk * kChunkUnits), table, units, unpacked.get());
-      place_values<Policy>(unpacked.get(), units, by, stretch.get() + i * kOutputs * kPanel);
+      load_scales(p.weight, first + i, chunk, units, scales);
+      codec.unpack(p.weight.unit(first + i, chunk * kChunkUnits), table, units, unpacked.get());
+      place_values(unpacked.get(), codec, sum_inputs, units, by, stretch.get() + i * kOutputs * kPanel);
     }
     // gemm() wants panels as high as the depth: it takes the stretch as one of kStretch, whose missing
     // outputs have gradients of zero and values that are finite.
@@ -82,7 +81,7 @@ void grad_x_chunk(const Product& p, const Table& table, const float* grad, int64
   });
 }
 
-void run_grad_x(const Product& p) {
+[[maybe_unused]] void run_grad_x(const Product& p, const Codec& codec, const Table& table) {
   if (p.rows == 0) return;
   const packed::Layout& layout = p.weight.layout;
   const int64_t stride = ceil_div(layout.outputs, kStretch) * kStretch;
@@ -95,12 +94,10 @@ void run_grad_x(const Product& p) {
       for (int64_t i = layout.outputs; i < stride; ++i) to[i] = 0.0f;
     }
   });
-  with_policy(*p.weight.format, [&](auto policy, const Table& table) {
-    parallel_for(0, ceil_div(layout.inputs, kChunk), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t chunk = begin; chunk < end; ++chunk) {
-        grad_x_chunk<decltype(policy)>(p, table, grad.get(), stride, chunk);
-      }
-    });
+  parallel_for(0, ceil_div(layout.inputs, kChunk), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      grad_x_chunk(p, codec, table, grad.get(), stride, chunk);
+    }
   });
 }
 

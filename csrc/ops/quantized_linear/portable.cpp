@@ -1,7 +1,7 @@
 // Activations are copied once as floats (activations.h). Then, in parallel:
 //
 //   up to kDirectRows rows: codes pass by once and go from the register to the multiply-add
-//     for panel of 16 outputs
+//     for panel of 16 outputs (one row: kPanelsAtOnce panels side by side)
 //       for chunk of 256 inputs: its scales; sums += codes * x           memory, or unpacking, sets the speed
 //
 //   more rows
@@ -15,125 +15,107 @@
 // A tile holds Rows x 16 outputs twice, even and odd inputs. On AVX2 that is 3 rows: 12 accumulators, and for
 // 12 multiply-adds (6 cycles) 4 loads of codes and 6 broadcasts (5 cycles).
 #include "core/levels.h"
+#include "ops/quantized_linear/codec_of.h"
 #include "ops/quantized_linear/grad_x.h"
+#include "ops/quantized_linear/panels.h"
+#include "ops/quantized_linear/sums.h"
 
 namespace pyllm::quantized_linear {
 namespace {
 
 constexpr int kDirectRows = 2;
 constexpr int kTileRows = (kVectorRegisters - 4) / (2 * kVecs);
-constexpr int64_t kGroupPanels = 8, kBlockRows = 192;
-// Asked for: the hardware does too little for a stream that takes so long to unpack.
-constexpr int64_t kUnitsAhead = 4;
-constexpr int64_t kTasks = 16;           // wanted of a weight with few panels
-constexpr int64_t kForkCodes = 1 << 14;  // codes times rows that pay for a fork
-
-struct Rows {
-  int64_t begin, end;
-  int64_t count() const { return end - begin; }
+// What stays the same for all panels.
+struct Job {
+  const Product& p;
+  const Codec& codec;
+  const Table& table;
+  const Activations& x;
 };
 
-template <class T>
-void finish_panel(const Product& p, int64_t panel, const Rows& rows, const float* sums) {
-  const int64_t outputs = p.weight.layout.outputs, first = panel * kOutputs;
-  for (int64_t row = rows.begin; row < rows.end; ++row, sums += kOutputs) {
-    for (int64_t lane = 0; lane < smaller(kOutputs, outputs - first); lane += kLanes) {
-      const int64_t lanes = smaller(kLanes, outputs - first - lane);
-      Vec sum = load(sums + lane);
-      if (p.bias) sum = sum + load_lanes(static_cast<const T*>(p.bias) + first + lane, lanes);
-      store_lanes(static_cast<T*>(p.out) + row * outputs + first + lane, sum, lanes);
+// sums = panels [first, first + at_once) for p.rows <= kDirectRows rows. Where panels are missing at the end
+// the last one is summed again.
+void add_direct(const Job& job, int64_t first, int64_t at_once, float* sums) {
+  const packed::Weight& weight = job.p.weight;
+  ChunkScales scales[kPanelsAtOnce];
+  const Scaling by = scaling_of(*weight.format, scales);
+  const AddPacked add = job.p.rows == 1 ? job.codec.add_row : job.codec.add_two_rows;
+  for (int64_t i = 0; i < job.p.rows * at_once * kOutputs; i += kLanes) store(sums + i, zero());
+  for_each_chunk(weight, [&](int64_t chunk, int64_t unit, int64_t units) {
+    const uint8_t* codes[kPanelsAtOnce];
+    for (int64_t i = 0; i < at_once; ++i) {
+      const int64_t panel = smaller(first + i, weight.layout.panels - 1);
+      load_scales(weight, panel, chunk, units, scales[i]);
+      codes[i] = weight.unit(panel, unit);
     }
-  }
+    add(codes, job.table, units, by, job.x.row(chunk, 0), sums);
+  });
+}
+
+void forward_direct(const Job& job) {
+  const int64_t at_once = job.p.rows == 1 ? kPanelsAtOnce : 1;
+  for_each_group(job.p, at_once, [&](int64_t first, int64_t end) {
+    alignas(64) float sums[kDirectRows * kPanelsAtOnce * kOutputs];
+    add_direct(job, first, at_once, sums);
+    finish_panels(job.p, first, end, {0, job.p.rows}, sums);
+  });
 }
 
 // sums += one chunk, in tiles of Count rows, then the next smaller.
-template <class Policy, int Count, class SourceAt>
-void add_rows(const SourceAt& source_at, int64_t units, const Scaling& by, const Activations& x,
-              int64_t chunk, Rows rows, float* sums) {
-  for (; rows.begin + Count <= rows.end; rows.begin += Count, sums += Count * kOutputs) {
-    add_chunk<Policy, Count>(source_at, units, by, x.row(chunk, rows.begin), sums, kOutputs);
+template <int SumQuads, int Count>
+void add_tiles(const float* unpacked, int64_t units, const Scaling& by, const float* x, int64_t rows,
+               float* sums) {
+  const auto source_at = [&](int64_t unit)
+                             PYLLM_INLINE { return Unpacked{unpacked + unit * kInputs * kOutputs}; };
+  for (; rows >= Count; rows -= Count, x += Count * kChunkRow, sums += Count * kOutputs) {
+    add_chunk<SumQuads, Count, kVecs>(source_at, units, by, x, sums, kOutputs);
   }
   if constexpr (Count > 1) {
-    if (rows.count()) add_rows<Policy, Count / 2>(source_at, units, by, x, chunk, rows, sums);
+    if (rows) add_tiles<SumQuads, Count / 2>(unpacked, units, by, x, rows, sums);
   }
-}
-
-template <class Policy>
-void add_packed(const uint8_t* codes, const Table& table, int64_t units, const Scaling& by,
-                const Activations& x, int64_t chunk, const Rows& rows, float* sums) {
-  const auto source_at = [&](int64_t unit) {
-    const uint8_t* at = codes + unit * Policy::kUnitBytes;
-    for (int64_t byte = 0; byte < Policy::kUnitBytes; byte += kCacheLine) {
-      __builtin_prefetch(at + kUnitsAhead * Policy::kUnitBytes + byte);
-    }
-    return Packed<Policy>{at, table};
-  };
-  add_rows<Policy, kDirectRows>(source_at, units, by, x, chunk, rows, sums);
-}
-
-template <class Policy>
-void add_unpacked(const uint8_t* codes, const Table& table, int64_t units, const Scaling& by,
-                  const Activations& x, int64_t chunk, const Rows& rows, float* unpacked, float* sums) {
-  unpack_units<Policy>(codes, table, units, unpacked);
-  const auto source_at = [&](int64_t unit) { return Unpacked{unpacked + unit * kInputs * kOutputs}; };
-  add_rows<Policy, kTileRows>(source_at, units, by, x, chunk, rows, sums);
 }
 
 // Panels [first, end) and a block of rows. sums: rows x 16 floats for each panel.
-template <class Policy>
-void add_panels(const Product& p, const Table& table, const Activations& x, int64_t first, int64_t end,
-                const Rows& rows, float* unpacked, float* sums) {
-  const packed::Format& format = *p.weight.format;
-  const int64_t all_units = p.weight.layout.units, panel_sums = rows.count() * kOutputs;
+void add_unpacked(const Job& job, int64_t first, int64_t end, const Rows& rows, float* unpacked,
+                  float* sums) {
+  const packed::Weight& weight = job.p.weight;
   ChunkScales scales;
-  const Scaling by = {scales, static_cast<float>(format.center), format.minimum != packed::Minimum::none};
-  for (int64_t i = 0; i < (end - first) * panel_sums; i += kLanes) store(sums + i, zero());
-  for (int64_t unit = 0; unit < all_units; unit += kChunkUnits) {
-    const int64_t chunk = unit / kChunkUnits, units = smaller(kChunkUnits, all_units - unit);
+  const Scaling by = scaling_of(*weight.format, &scales);
+  const auto add =
+      job.codec.sum_inputs == kInputs ? add_tiles<kQuads, kTileRows> : add_tiles<kQuads / 2, kTileRows>;
+  for (int64_t i = 0; i < (end - first) * rows.count() * kOutputs; i += kLanes) store(sums + i, zero());
+  for_each_chunk(weight, [&](int64_t chunk, int64_t unit, int64_t units) {
     for (int64_t panel = first; panel < end; ++panel) {
-      load_scales(p.weight, panel, chunk, 4 * Policy::kSumQuads, units * kQuads / Policy::kSumQuads, scales);
-      const uint8_t* codes = p.weight.unit(panel, unit);
-      float* to = sums + (panel - first) * panel_sums;
-      if (p.rows <= kDirectRows) {
-        add_packed<Policy>(codes, table, units, by, x, chunk, rows, to);
-      } else {
-        add_unpacked<Policy>(codes, table, units, by, x, chunk, rows, unpacked, to);
-      }
+      load_scales(weight, panel, chunk, units, scales);
+      job.codec.unpack(weight.unit(panel, unit), job.table, units, unpacked);
+      add(unpacked, units, by, job.x.row(chunk, rows.begin), rows.count(),
+          sums + (panel - first) * rows.count() * kOutputs);
     }
-  }
+  });
+}
+
+void forward_unpacked(const Job& job) {
+  for_each_block(job.p, [&](int64_t first, int64_t end, const Rows& rows) {
+    const Scratch unpacked(kChunk * kOutputs), sums((end - first) * rows.count() * kOutputs);
+    add_unpacked(job, first, end, rows, unpacked.get(), sums.get());
+    finish_panels(job.p, first, end, rows, sums.get());
+  });
 }
 
 void run_forward(const Product& p) {
   if (p.rows == 0) return;
-  with_policy(*p.weight.format, [&](auto policy, const Table& table) {
-    using Policy = decltype(policy);
-    const Activations x(p, order_of<Policy>());
-    const int64_t panels = p.weight.layout.panels;
-    const int64_t at_once = p.rows <= kDirectRows ? 1 : smaller(kGroupPanels, ceil_div(panels, kTasks));
-    const int64_t block = smaller(p.rows, kBlockRows);
-    const int64_t codes = p.weight.layout.units * kInputs * kOutputs * at_once;
-    const int64_t grain = 1 + kForkCodes / (codes * p.rows + 1);
-    parallel_for(0, ceil_div(panels, at_once), grain, [&](int64_t begin, int64_t end) {
-      const Scratch unpacked(kChunk * kOutputs), sums(at_once * block * kOutputs);
-      for (int64_t first = begin * at_once; first < smaller(panels, end * at_once); first += at_once) {
-        const int64_t last = smaller(panels, first + at_once);
-        for (int64_t row = 0; row < p.rows; row += block) {
-          const Rows rows = {row, smaller(p.rows, row + block)};
-          add_panels<Policy>(p, table, x, first, last, rows, unpacked.get(), sums.get());
-          for (int64_t panel = first; panel < last; ++panel) {
-            const float* from = sums.get() + (panel - first) * rows.count() * kOutputs;
-            visit_vector_dtype(p.dtype,
-                               [&](auto zero) { finish_panel<decltype(zero)>(p, panel, rows, from); });
-          }
-        }
-      }
-    });
-  });
+  const Codec& codec = codec_of(*p.weight.format);
+  const Table table = table_of(*p.weight.format);
+  const Activations x(p, codec);
+  const Job job = {p, codec, table, x};
+  p.rows <= kDirectRows ? forward_direct(job) : forward_unpacked(job);
 }
 
 }  // namespace
 
 extern const Kernels PYLLM_LEVEL_TABLE(kernels);
-const Kernels PYLLM_LEVEL_TABLE(kernels) = {run_forward, run_grad_x};
+const Kernels PYLLM_LEVEL_TABLE(kernels) = {
+    run_forward,
+    [](const Product& p) { run_grad_x(p, codec_of(*p.weight.format), table_of(*p.weight.format)); }};
 
 }  // namespace pyllm::quantized_linear

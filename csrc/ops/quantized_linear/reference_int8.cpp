@@ -1,10 +1,53 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
 #include "core/parallel.h"
 #include "formats/packed_row.h"
 #include "ops/quantized_linear/int8.h"
-#include "ops/quantized_linear/int8_activations.h"
 
 namespace pyllm::quantized_linear {
 namespace {
+
+// A row of activations as signed bytes, in the order of a unit's words; one scale for each unit.
+struct ByteRow {
+  explicit ByteRow(int64_t units)
+      : bytes(static_cast<size_t>(units * packed::kInputs)), scales(static_cast<size_t>(units)) {}
+
+  std::vector<int8_t> bytes;
+  std::vector<float> scales;
+};
+
+template <class T>
+void round_row(const T* x, int64_t inputs, bool whole_row, ByteRow& row) {
+  using packed::kInputs;
+  const int64_t units = static_cast<int64_t>(row.scales.size()), span = whole_row ? inputs : kInputs;
+  for (int64_t first = 0; first < units * kInputs; first += span) {
+    const int64_t end = std::min(inputs, first + span);
+    float most = 0.0f;
+    bool finite = true;
+    for (int64_t i = first; i < end; ++i) {
+      const float magnitude = std::fabs(static_cast<float>(to_double(x[i])));
+      finite = finite && std::isfinite(magnitude);
+      most = std::max(most, magnitude);
+    }
+    if (!finite) most = std::numeric_limits<float>::quiet_NaN();
+    const float scale = most / 127.0f, inverse = most > 0.0f ? 127.0f / most : 0.0f;
+    const int64_t last_unit = whole_row ? units : first / kInputs + 1;
+    for (int64_t unit = first / kInputs; unit < last_unit; ++unit) {
+      row.scales[static_cast<size_t>(unit)] = scale;
+      for (int64_t j = 0; j < kInputs; ++j) {
+        const int64_t i = unit * kInputs + j;
+        const float scaled = i < inputs ? static_cast<float>(to_double(x[i])) * inverse : 0.0f;
+        // NaN and infinity make the scale NaN, which reaches every output; their byte does not matter.
+        const int8_t byte = std::isfinite(scaled) ? static_cast<int8_t>(std::nearbyint(scaled)) : int8_t{0};
+        row.bytes[static_cast<size_t>(unit * kInputs + j / 4 * 4 + packed::byte_of_input(j % 4))] = byte;
+      }
+    }
+    if (whole_row) break;
+  }
+}
 
 int integer_of(const packed::Format& format, uint8_t code) {
   if (format.values == packed::Values::table) return static_cast<int>(format.table[code]);
@@ -29,8 +72,8 @@ float minimum_at(const packed::Format& format, const packed::Row& row, float sca
 
 float dot(const packed::Weight& weight, const packed::Row& row, const ByteRow& x) {
   const packed::Format& format = *weight.format;
-  const int64_t group_inputs = weight.group_inputs(),
-                step = std::min<int64_t>(packed::kInputs, group_inputs == 16 ? 16 : 32);
+  const int64_t group_inputs = weight.group_inputs();
+  const int64_t step = format.group == 0 ? kSpan : std::min(packed::kInputs, format.group);
   float y = 0.0f;
   for (int64_t first = 0; first < weight.layout.inputs; first += step) {
     int32_t sum = 0, total = 0;

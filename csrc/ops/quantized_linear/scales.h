@@ -2,21 +2,28 @@
 // beside the codes, so that kernels of codes know one form only.
 #pragma once
 
-#include "ops/quantized_linear/unpack.h"
+#include "core/words.h"
+#include "ops/quantized_linear/codec.h"
 
 namespace pyllm::quantized_linear {
 namespace {
 
-constexpr int64_t kChunkUnits = 8;
-constexpr int64_t kChunk = kChunkUnits * kInputs;  // inputs
-constexpr int64_t kChunkSums = 2 * kChunkUnits;    // at most: a sum has 32 inputs or 16
+constexpr int kVecs = kOutputs / kLanes;
 
-static_assert(kChunk == packed::kOuterGroup);
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-struct ChunkScales {
-  alignas(64) float scale[kChunkSums][kOutputs];
-  alignas(64) float minimum[kChunkSums][kOutputs];
-};
+// Inputs of a sum: a group's, or a chunk's where all inputs share a scale.
+[[maybe_unused]] inline int64_t sum_inputs_of(const packed::Format& format) {
+  return format.group ? format.group : kChunk;
+}
+
+[[maybe_unused]] inline Scaling scaling_of(const packed::Format& format, const ChunkScales* scales) {
+  return {.scales = scales,
+          .center = static_cast<float>(format.center),
+          .minimums = format.minimum != packed::Minimum::none,
+          .sum_units = ceil_div(sum_inputs_of(format), kInputs)};
+}
 
 inline Vec load_scale(const uint8_t* array, DType type, int64_t i) {
   if (type == DType::f32) return load(reinterpret_cast<const float*>(array) + i);
@@ -24,15 +31,16 @@ inline Vec load_scale(const uint8_t* array, DType type, int64_t i) {
   return load(reinterpret_cast<const bfloat16*>(array) + i);
 }
 
-// The scales of sums [0, count) of `sum_inputs` inputs each, from the chunk's first input on.
+// The scales of the sums of the chunk's `units` units.
 [[maybe_unused]] inline void load_scales(const packed::Weight& weight, int64_t panel, int64_t chunk,
-                                         int64_t sum_inputs, int64_t count, ChunkScales& to) {
+                                         int64_t units, ChunkScales& to) {
   const packed::Format& format = *weight.format;
   const packed::Layout& layout = weight.layout;
-  const int64_t group_inputs = weight.group_inputs(), first = chunk * kChunk;
+  const int64_t count = ceil_div(units * kInputs, sum_inputs_of(format));
   const bool zeros = format.minimum == packed::Minimum::zeros;
+  const int64_t first = format.group ? chunk * kChunk / format.group : 0;
   for (int64_t sum = 0; sum < count; ++sum) {
-    const int64_t group = (first + sum * sum_inputs) / group_inputs;
+    const int64_t group = first + sum;
     const int64_t at = (panel * layout.groups + group) * kOutputs;
     const int64_t outer = (panel * layout.scale_groups + (format.nested ? chunk : group)) * kOutputs;
 #pragma GCC unroll 4

@@ -1,40 +1,41 @@
 // The one order in which a quantized product adds, whatever the number of rows:
 //
-//   for sum of 32 inputs (16 where scales belong to 16)
-//     even, odd chains of fused multiply-adds from zero: code * x over the even and the odd inputs, ascending
-//     t   = (even + odd) - center * (sum of x)
+//   for sum of the inputs that share a scale, at most 256
+//     for unit of 32 inputs (16 where scales belong to 16)
+//       even, odd chains of fused multiply-adds from zero: code * x over the even and the odd inputs,
+//       ascending t = t + (even + odd)
+//     t   = t - center * (sum of x)
 //     out = out + scale * t, fused
 //     out = out - minimum * (sum of x), fused, where the format has minimums
 //
-// so AMX's order for bf16 tiles, without its bits. Rows x 16 outputs are summed at a time, their codes either
-// unpacked in registers (Packed: few rows, the codes pass by once) or from floats in the first-level cache
-// (Unpacked: many rows).
+// which is what tiles of AMX do with bf16. Rows x outputs are summed at a time, their codes either unpacked
+// in registers (Packed: few rows, the codes pass by once) or from floats in the first-level cache (Unpacked:
+// many rows).
 #pragma once
 
-#include <utility>
-
 #include "core/chains.h"
-#include "ops/quantized_linear/activations.h"
+#include "ops/quantized_linear/scales.h"
+#include "ops/quantized_linear/unpack.h"
 
 namespace pyllm::quantized_linear {
 namespace {
 
-// f.template operator()<0>() ... <Count - 1>()
-template <int Count, class F>
-inline PYLLM_INLINE void unrolled(const F& f) {
-  [&]<int... I>(std::integer_sequence<int, I...>)
-      PYLLM_INLINE { (f.template operator()<I>(), ...); }(std::make_integer_sequence<int, Count>{});
-}
+// Asked for: the hardware does too little for a stream that takes so long to unpack.
+constexpr int64_t kUnitsAhead = 4;
 
-// Codes of one unit.
+// Panels for one row: four chains at least. Eight on AVX2 were 3% faster in cache and 5% slower out of it.
+constexpr int kPanelsAtOnce = kVecs == 1 ? 2 : 1;
+
+// Codes of one unit of some panels, which begins at `offset` of each one's.
 template <class Policy>
 struct Packed {
-  const uint8_t* unit;
+  const uint8_t* const* codes;
+  int64_t offset;
   const Table& table;
 
   template <int Q>
   PYLLM_INLINE Words quad(int vec) const {
-    return Policy::template quad<Q>(unit, table, vec);
+    return Policy::template quad<Q>(codes[vec / kVecs] + offset, table, vec % kVecs);
   }
   template <int Q, int Byte>
   PYLLM_INLINE Vec value(Words word, int) const {
@@ -42,7 +43,7 @@ struct Packed {
   }
 };
 
-// The same as floats, 16 for each input in the order of Activations.
+// The same of one panel as floats, 16 for each input in the order of Activations.
 struct Unpacked {
   const float* unit;
 
@@ -56,28 +57,28 @@ struct Unpacked {
   }
 };
 
-template <int Rows>
+template <int Rows, int Vecs>
 struct Chained {
-  Vec even[Rows][kVecs], odd[Rows][kVecs];
+  Vec even[Rows][Vecs], odd[Rows][Vecs];
 };
 
 // Chains over quads [First, First + Count). x: the first row's inputs of this unit; rows are kChunkRow apart.
-template <int First, int Count, int Rows, class Source>
-inline PYLLM_INLINE void add_quads(const Source& source, const float* x, Chained<Rows>& sums) {
+template <int First, int Count, int Rows, int Vecs, class Source>
+inline PYLLM_INLINE void add_quads(const Source& source, const float* x, Chained<Rows, Vecs>& sums) {
   unrolled<Count>([&]<int I>() PYLLM_INLINE {
     constexpr int Q = First + I;
-    decltype(source.template quad<Q>(0)) words[kVecs];
+    decltype(source.template quad<Q>(0)) words[Vecs];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) words[v] = source.template quad<Q>(v);
+    for (int v = 0; v < Vecs; ++v) words[v] = source.template quad<Q>(v);
     unrolled<4>([&]<int Byte>() PYLLM_INLINE {
-      Vec values[kVecs];
+      Vec values[Vecs];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v) values[v] = source.template value<Q, Byte>(words[v], v);
+      for (int v = 0; v < Vecs; ++v) values[v] = source.template value<Q, Byte>(words[v], v);
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; ++r) {
         const Vec factor = set1(x[r * kChunkRow + 4 * Q + Byte]);
 #pragma GCC unroll 4
-        for (int v = 0; v < kVecs; ++v) {
+        for (int v = 0; v < Vecs; ++v) {
           accumulate(Byte < 2 ? sums.even[r][v] : sums.odd[r][v], factor, values[v]);
         }
       }
@@ -85,60 +86,59 @@ inline PYLLM_INLINE void add_quads(const Source& source, const float* x, Chained
   });
 }
 
-// What a chunk's sums are added with.
-struct Scaling {
-  const ChunkScales& scales;
-  float center;
-  bool minimums;
-};
-
-// out (Rows x 16, `stride` floats from row to row) += the sum number `sum` of a chunk.
-template <int Rows>
-inline PYLLM_INLINE void finish_sum(const Chained<Rows>& sums, const Scaling& by, int64_t sum, const float* x,
-                                    float* out, int64_t stride) {
+// t += quads [First, First + Count) of one unit.
+template <int First, int Count, int Rows, int Vecs, class Source>
+inline PYLLM_INLINE void add_unit(const Source& source, const float* x, Vec (&t)[Rows][Vecs]) {
+  Chained<Rows, Vecs> sums = {};
+  add_quads<First, Count>(source, x, sums);
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
-  for (int v = 0; v < kVecs; ++v) {
-    const Vec scale = load(by.scales.scale[sum] + v * kLanes);
+    for (int v = 0; v < Vecs; ++v) t[r][v] = t[r][v] + (sums.even[r][v] + sums.odd[r][v]);
+  }
+}
+
+// out (rows `stride` floats apart) += the sum number `sum` of a chunk.
+template <int Rows, int Vecs>
+inline PYLLM_INLINE void finish_sum(const Vec (&t)[Rows][Vecs], const Scaling& by, int64_t sum,
+                                    const float* x, float* out, int64_t stride) {
+#pragma GCC unroll 4
+  for (int v = 0; v < Vecs; ++v) {
+    const ChunkScales& scales = by.scales[v / kVecs];
+    const int lane = v % kVecs * kLanes;
+    const Vec scale = load(scales.scale[sum] + lane);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
       const float minus_total = x[r * kChunkRow + kChunk + sum];
-      const Vec t = fma(set1(by.center), set1(minus_total), sums.even[r][v] + sums.odd[r][v]);
       float* to = out + r * stride + v * kLanes;
-      Vec total = fma(scale, t, load(to));
-      if (by.minimums) total = fma(load(by.scales.minimum[sum] + v * kLanes), set1(minus_total), total);
+      Vec total = fma(scale, fma(set1(by.center), set1(minus_total), t[r][v]), load(to));
+      if (by.minimums) total = fma(load(scales.minimum[sum] + lane), set1(minus_total), total);
       store(to, total);
     }
   }
 }
 
-// out += one chunk of `units` units. source_at(unit): its codes.
-template <class Policy, int Rows, class SourceAt>
-void add_chunk(const SourceAt& source_at, int64_t units, const Scaling& by, const float* x, float* out,
-               int64_t stride) {
-  constexpr int kSums = kQuads / Policy::kSumQuads;
-  for (int64_t unit = 0; unit < units; ++unit) {
-    const auto source = source_at(unit);
-    unrolled<kSums>([&]<int Part>() PYLLM_INLINE {
-      Chained<Rows> sums = {};
-      add_quads<Part * Policy::kSumQuads, Policy::kSumQuads>(source, x + unit * kInputs, sums);
-      finish_sum<Rows>(sums, by, unit * kSums + Part, x, out, stride);
-    });
-  }
-}
-
-// `units` units as floats: 16 for each input.
-template <class Policy>
-void unpack_units(const uint8_t* codes, const Table& table, int64_t units, float* to) {
-  for (int64_t unit = 0; unit < units; ++unit, codes += Policy::kUnitBytes, to += kInputs * kOutputs) {
-    unrolled<kQuads>([&]<int Q>() PYLLM_INLINE {
-#pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v) {
-        const Words word = Policy::template quad<Q>(codes, table, v);
-        unrolled<4>([&]<int Byte>() PYLLM_INLINE {
-          store(to + (4 * Q + Byte) * kOutputs + v * kLanes, Policy::template value<Q, Byte>(word, table));
-        });
-      }
-    });
+// out += one chunk of `units` units, in sums of SumQuads quads or of by.sum_units units. source_at(unit): its
+// codes.
+template <int SumQuads, int Rows, int Vecs, class SourceAt>
+inline PYLLM_INLINE void add_chunk(const SourceAt& source_at, int64_t units, const Scaling& by,
+                                   const float* x, float* out, int64_t stride) {
+  if constexpr (SumQuads == kQuads) {
+    for (int64_t unit = 0, sum = 0; unit < units; ++sum) {
+      const int64_t next = unit + by.sum_units, end = next < units ? next : units;
+      Vec t[Rows][Vecs] = {};
+      for (; unit < end; ++unit) add_unit<0, kQuads>(source_at(unit), x + unit * kInputs, t);
+      finish_sum<Rows, Vecs>(t, by, sum, x, out, stride);
+    }
+  } else {
+    for (int64_t unit = 0; unit < units; ++unit) {
+      const auto source = source_at(unit);
+      unrolled<kQuads / SumQuads>([&]<int Part>() PYLLM_INLINE {
+        Vec t[Rows][Vecs] = {};
+        add_unit<Part * SumQuads, SumQuads>(source, x + unit * kInputs, t);
+        finish_sum<Rows, Vecs>(t, by, unit * (kQuads / SumQuads) + Part, x, out, stride);
+      });
+    }
   }
 }
 

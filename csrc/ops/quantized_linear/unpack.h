@@ -2,14 +2,17 @@
 //
 //   word = Policy::quad<Q>(unit, table, vec)   what holds the four inputs of quad Q for the vec-th kLanes
 //   outputs Policy::value<Q, Byte>(word, table)        one input's values, times Policy::factor(Q, Byte)
+//   bytes = Policy::bytes<Q>(unit, table, vec)         where codes are integers: the quad's four as bytes
 //
 // Codes stay at their place in the word where that saves a shift: a masked field is an integer, its
 // conversion exact, and the activation it meets is divided by the same power of two beforehand. On AVX2 a
 // nibble so costs three instructions with its multiply-add: mask, convert, multiply-add.
 #pragma once
 
+#include <utility>
+
 #include "core/words.h"
-#include "formats/packed_weight.h"
+#include "ops/quantized_linear/codec.h"
 
 // Sums live in registers only where everything around them is one function.
 #define PYLLM_INLINE __attribute__((always_inline))
@@ -17,17 +20,12 @@
 namespace pyllm::quantized_linear {
 namespace {
 
-using packed::kInputs;
-using packed::kOutputs;
-using packed::kQuads;
-
-constexpr int kVecs = kOutputs / kLanes;
-
-// What value() looks up: 16 floats, and the same as bytes where they are integers.
-struct Table {
-  const float* floats;
-  int8_t bytes[packed::kMostCodes];
-};
+// f.template operator()<0>() ... <Count - 1>()
+template <int Count, class F>
+inline PYLLM_INLINE void unrolled(const F& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>)
+      PYLLM_INLINE { (f.template operator()<I>(), ...); }(std::make_integer_sequence<int, Count>{});
+}
 
 // The word of a plane of `Bits` that holds quad Q.
 template <int Bits, int Q>
@@ -61,6 +59,7 @@ inline PYLLM_INLINE Vec signed_byte(Words word) {
 // 4 bits, integers: nibbles where they stand.
 struct Nibbles {
   static constexpr int64_t kUnitBytes = 256, kSumQuads = kQuads;
+  static constexpr ByteCodes kBytes = {.is_signed = false, .most = 15};
   static constexpr int shift(int q, int byte) { return 8 * byte + 4 * (q % 2); }
   static constexpr float factor(int q, int byte) {
     return shift(q, byte) == 28 ? 1.0f : static_cast<float>(1 << shift(q, byte));
@@ -68,6 +67,10 @@ struct Nibbles {
   template <int Q>
   static PYLLM_INLINE Words quad(const uint8_t* unit, const Table&, int vec) {
     return plane_word<4, Q>(unit, vec);
+  }
+  template <int Q>
+  static PYLLM_INLINE Words bytes(const uint8_t* unit, const Table&, int vec) {
+    return quad_bytes<4, Q, 0>(unit, vec);
   }
   template <int Q, int Byte>
   static PYLLM_INLINE Vec value(Words word, const Table&) {
@@ -83,6 +86,7 @@ template <int Bits>
 struct SplitBits {
   static constexpr packed::Planes kPlanes = packed::planes_of(Bits);
   static constexpr int64_t kUnitBytes = 64 * Bits, kSumQuads = Bits == 5 ? kQuads : kQuads / 2;
+  static constexpr ByteCodes kBytes = {.is_signed = false, .most = (1 << Bits) - 1};
   static constexpr float factor(int, int byte) { return unsigned_factor(byte); }
   template <int Q>
   static PYLLM_INLINE Words quad(const uint8_t* unit, const Table&, int vec) {
@@ -91,6 +95,10 @@ struct SplitBits {
       return low | quad_bytes<kPlanes.high, Q, kPlanes.low>(unit + 64 * kPlanes.low, vec);
     }
     return low;
+  }
+  template <int Q>
+  static PYLLM_INLINE Words bytes(const uint8_t* unit, const Table& table, int vec) {
+    return quad<Q>(unit, table, vec);
   }
   template <int Q, int Byte>
   static PYLLM_INLINE Vec value(Words word, const Table&) {
@@ -101,10 +109,15 @@ struct SplitBits {
 // 8 bits, signed integers.
 struct Bytes {
   static constexpr int64_t kUnitBytes = 512, kSumQuads = kQuads;
+  static constexpr ByteCodes kBytes = {.is_signed = true, .most = 128};
   static constexpr float factor(int, int) { return 1.0f; }
   template <int Q>
   static PYLLM_INLINE Words quad(const uint8_t* unit, const Table&, int vec) {
     return plane_word<8, Q>(unit, vec);
+  }
+  template <int Q>
+  static PYLLM_INLINE Words bytes(const uint8_t* unit, const Table& table, int vec) {
+    return quad<Q>(unit, table, vec);
   }
   template <int Q, int Byte>
   static PYLLM_INLINE Vec value(Words word, const Table&) {
@@ -115,10 +128,15 @@ struct Bytes {
 // 4 bits that stand for signed bytes: 16 of them are looked up with one instruction.
 struct NibblesOfBytes {
   static constexpr int64_t kUnitBytes = 256, kSumQuads = kQuads;
+  static constexpr ByteCodes kBytes = {.is_signed = true, .most = 128};
   static constexpr float factor(int, int) { return 1.0f; }
   template <int Q>
   static PYLLM_INLINE Words quad(const uint8_t* unit, const Table& table, int vec) {
     return lookup_bytes(table.bytes, quad_bytes<4, Q, 0>(unit, vec));
+  }
+  template <int Q>
+  static PYLLM_INLINE Words bytes(const uint8_t* unit, const Table& table, int vec) {
+    return quad<Q>(unit, table, vec);
   }
   template <int Q, int Byte>
   static PYLLM_INLINE Vec value(Words word, const Table&) {
@@ -159,36 +177,6 @@ struct Float8 {
     return reinterpret_cast<Vec>(reinterpret_cast<Words>(value) | (top & 0x80000000u) | nan);
   }
 };
-
-// f(Policy{}, table) for the weight's policy.
-template <class F>
-void with_policy(const packed::Format& format, const F& f) {
-  Table table = {format.table, {}};
-  bool bytes = true;
-  for (int64_t i = 0; format.table && i < packed::kMostCodes; ++i) {
-    const float value = format.table[i];
-    const int integer = value >= -128.0f && value <= 127.0f ? static_cast<int>(value) : 0;
-    table.bytes[i] = static_cast<int8_t>(integer);
-    bytes = bytes && static_cast<float>(integer) == value;
-  }
-  if (format.values == packed::Values::float8) return f(Float8{}, table);
-  if (format.values == packed::Values::table)
-    return bytes ? f(NibblesOfBytes{}, table) : f(NibblesOfFloats{}, table);
-  switch (format.bits) {
-    case 2:
-      return f(SplitBits<2>{}, table);
-    case 3:
-      return f(SplitBits<3>{}, table);
-    case 4:
-      return f(Nibbles{}, table);
-    case 5:
-      return f(SplitBits<5>{}, table);
-    case 6:
-      return f(SplitBits<6>{}, table);
-    default:
-      return f(Bytes{}, table);
-  }
-}
 
 }  // namespace
 }  // namespace pyllm::quantized_linear
