@@ -7,6 +7,7 @@ from pyllm.ops.grouped_linear import grouped_linear
 from pyllm.ops.layer_norm import layer_norm
 from pyllm.ops.linear import linear
 from pyllm.ops.linear_cross_entropy import linear_cross_entropy
+from pyllm.ops.llm_int8_linear import llm_int8_linear
 from pyllm.ops.packed_weights import keep_packed_weights
 from pyllm.ops.paged_attention import PagedKVCache, paged_attention, write_kv
 from pyllm.ops.quantized_linear import quantized_linear
@@ -30,6 +31,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_cross_entropy",
+    "llm_int8_linear",
     "paged_attention",
     "quantized_linear",
     "rms_norm",
