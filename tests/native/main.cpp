@@ -21,6 +21,7 @@ void test_layer_norm();
 void test_linear();
 void test_linear_cross_entropy();
 void test_parallel();
+void test_quantized_linear();
 void race();
 void test_rms_norm();
 void test_rope();
@@ -32,6 +33,7 @@ void fuzz_gradient_norm(Dice&);
 void fuzz_layer_norm(Dice&);
 void fuzz_linear(Dice&);
 void fuzz_linear_cross_entropy(Dice&);
+void fuzz_quantized_linear(Dice&);
 void fuzz_rms_norm(Dice&);
 void fuzz_rope(Dice&);
 void fuzz_swiglu(Dice&);
@@ -73,6 +75,7 @@ void run_fixed() {
                                                       {"linear", test_linear},
                                                       {"linear_cross_entropy", test_linear_cross_entropy},
                                                       {"parallel", test_parallel},
+                                                      {"quantized_linear", test_quantized_linear},
                                                       {"rms_norm", test_rms_norm},
                                                       {"rope", test_rope},
                                                       {"swiglu", test_swiglu}};
@@ -84,9 +87,10 @@ void run_fixed() {
 
 void run_random(double seconds, uint64_t seed) {
   // Attention and products have the most paths and come first.
-  void (*const fuzzers[])(Dice&) = {fuzz_attention,     fuzz_linear, fuzz_linear_cross_entropy,
-                                    fuzz_gradient_norm, fuzz_adamw,  fuzz_layer_norm,
-                                    fuzz_rms_norm,      fuzz_rope,   fuzz_swiglu};
+  void (*const fuzzers[])(Dice&) = {
+      fuzz_attention, fuzz_linear,     fuzz_linear_cross_entropy, fuzz_gradient_norm,
+      fuzz_adamw,     fuzz_layer_norm, fuzz_quantized_linear,     fuzz_rms_norm,
+      fuzz_rope,      fuzz_swiglu};
   const int64_t last = std::ssize(fuzzers) - 1;
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
   int64_t cases = 0;

@@ -17,7 +17,7 @@ from tests.assets import REPOSITORY
 SANITIZERS = ("address", "undefined", "thread")
 OPS = (
     *("adamw", "attention", "dtypes", "gradient_norm", "layer_norm", "linear", "linear_cross_entropy"),
-    *("parallel", "rms_norm", "rope", "swiglu"),
+    *("parallel", "quantized_linear", "rms_norm", "rope", "swiglu"),
 )
 
 

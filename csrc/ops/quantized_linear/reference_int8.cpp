@@ -94,7 +94,7 @@ float dot(const packed::Weight& weight, const packed::Row& row, const ByteRow& x
 }
 
 template <class T>
-void forward_as(const Product& p) {
+void forward_int8_as(const Product& p) {
   const packed::Layout& layout = p.weight.layout;
   std::vector<ByteRow> rows(static_cast<size_t>(p.rows), ByteRow(layout.units));
   for (int64_t i = 0; i < p.rows; ++i) {
@@ -126,7 +126,7 @@ bool has_int8(const packed::Format& format) {
 }
 
 void forward_int8_scalar(const Product& p) {
-  visit(p.dtype, [&](auto zero) { forward_as<decltype(zero)>(p); });
+  visit(p.dtype, [&](auto zero) { forward_int8_as<decltype(zero)>(p); });
 }
 
 }  // namespace pyllm::quantized_linear
