@@ -132,7 +132,9 @@ std::string SectionWriter::finish() const {
   }
   const std::vector<uint64_t> sums = checksums(contents);
   for (size_t i = 0; i < directory.size(); ++i) directory[i].checksum = sums[i];
-  std::memcpy(file.data() + sizeof(Header), directory.data(), directory.size() * sizeof(DirectoryEntry));
+  if (!directory.empty()) {
+    std::memcpy(file.data() + sizeof(Header), directory.data(), directory.size() * sizeof(DirectoryEntry));
+  }
   Header header{{}, kVersion, static_cast<uint32_t>(directory.size()), end, 0};
   kSectionsMagic.copy(header.magic, sizeof(header.magic));
   header.checksum = block_checksum(std::string_view(file).substr(sizeof(header), first - sizeof(header)));
