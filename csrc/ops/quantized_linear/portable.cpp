@@ -111,11 +111,11 @@ void run_forward(const Product& p) {
   p.rows <= kDirectRows ? forward_direct(job) : forward_unpacked(job);
 }
 
+void run_gradient(const Product& p) { run_grad_x(p, codec_of(*p.weight.format), table_of(*p.weight.format)); }
+
 }  // namespace
 
 extern const Kernels PYLLM_LEVEL_TABLE(kernels);
-const Kernels PYLLM_LEVEL_TABLE(kernels) = {
-    run_forward,
-    [](const Product& p) { run_grad_x(p, codec_of(*p.weight.format), table_of(*p.weight.format)); }};
+const Kernels PYLLM_LEVEL_TABLE(kernels) = {run_forward, run_gradient};
 
 }  // namespace pyllm::quantized_linear
