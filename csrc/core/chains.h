@@ -159,7 +159,8 @@ template <int Rows, int Vecs>
 template <int Rows, int Vecs>
 [[maybe_unused]] void chain_tile(const float* strip, const float* panel, const Chains& chains, bool first,
                                  float* sums, int64_t stride) {
-  constexpr int kUpper = Rows < kHalfStrip || Vecs == 1 ? Rows : kHalfStrip;  // a multiply-add takes four cycles
+  constexpr int kUpper =
+      Rows < kHalfStrip || Vecs == 1 ? Rows : kHalfStrip;  // a multiply-add takes four cycles
   for (int64_t j = 0; j < chains.count; ++j) {
     const float* a = strip + j * chains.length * kStripRows;
     const float* b = panel + j * chains.length * kWidePanel;
