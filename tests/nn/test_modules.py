@@ -111,7 +111,7 @@ def test_attention_excludes_documents_and_cache() -> None:
     cos, sin = nn.RotaryEmbedding(nn.rotary.inverse_frequencies(4))(3)
 
     class Cache:
-        def attend(self, q: torch.Tensor, *_: object) -> torch.Tensor:
+        def attend(self, q: torch.Tensor, *_: object, **options: object) -> torch.Tensor:
             return q
 
     with pytest.raises(ValueError, match="cu_seqlens and cache exclude each other"):
