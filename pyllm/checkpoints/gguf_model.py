@@ -83,13 +83,17 @@ def _stored(
 
     def quantized() -> QuantizedTensor:
         raw, size = torch.from_numpy(data_in_order()), (info.shape[0], info.shape[1])
-        before = first * row_bytes
-        release = lambda nbytes: file.release(info.name, before + nbytes)  # noqa: E731
+
+        def release(done: int) -> None:
+            file.release(info.name, first * row_bytes + done)
+
         return QuantizedTensor.from_blocks(info.type.name, raw, size, on_bytes=release)
+
+    def rows() -> Tensor:
+        return torch.from_numpy(data_in_order().reshape(info.shape[0], -1))
 
     if info.type.name in DTYPES or len(info.shape) != 2:
         return StoredTensor(info.shape, DTYPES.get(info.type.name), info.nbytes, read)
-    rows = lambda: torch.from_numpy(data_in_order().reshape(info.shape[0], -1))  # noqa: E731
     return StoredTensor(info.shape, None, info.nbytes, read, quantized, (info.type.name, rows))
 
 

@@ -49,7 +49,10 @@ def quantize(
     if out.exists() and out.samefile(model):
         raise ValueError("--out is the file of --model")
     with progress_bar() as show:
-        hear = lambda _, done, total: show("quantizing", done, total)  # noqa: E731
+
+        def hear(_: str, done: int, total: int) -> None:
+            show("quantizing", done, total)
+
         if model.suffix == ".gguf":
             counts = quantize_gguf_file(model, out, chosen, on_tensor=hear)
         else:

@@ -96,19 +96,9 @@ class _NormedMLP(torch.autograd.Function):
                 gate = None if gate_weight is None else project(y, gate_weight, gate_bias)
                 up = project(y, up_weight, up_bias)
             grad_out = cast(grad_out, options.dtype)
-            grad_product = project_back((grad_out, down_weight))
-            if gate is None:
-                grad_gate = None
-                grad_up, product = torch.ops.pyllm.activate_backward.default(
-                    grad_product, up, options.activation
-                )
-                del grad_product
-            else:
-                grad_gate, grad_up = torch.ops.pyllm.glu_backward.default(
-                    grad_product, gate, up, options.activation
-                )
-                del grad_product
-                product = _activate(gate, up, options.activation)
+            grad_gate, grad_up, product = _activation_backward(
+                project_back((grad_out, down_weight)), gate, up, options.activation
+            )
             down_grads = project_gradients(grad_out, product, down_weight, down_bias)
             del product
             up_grads = project_gradients(grad_up, y, up_weight, up_bias)
@@ -129,3 +119,14 @@ def _activate(gate: Tensor | None, up: Tensor, activation: str) -> Tensor:
     if gate is None:
         return torch.ops.pyllm.activate.default(up, activation)
     return torch.ops.pyllm.glu.default(gate, up, activation)
+
+
+def _activation_backward(
+    grad: Tensor, gate: Tensor | None, up: Tensor, activation: str
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Gradients of gate (None where there is none) and up, and what `_activate` gave, made again."""
+    if gate is None:
+        return None, *torch.ops.pyllm.activate_backward.default(grad, up, activation)
+    grad_gate, grad_up = torch.ops.pyllm.glu_backward.default(grad, gate, up, activation)
+    del grad  # the caller keeps none: at most three tensors of this size are alive
+    return grad_gate, grad_up, _activate(gate, up, activation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,16 @@ def in_characters(offsets: np.ndarray, text: Any) -> np.ndarray:
     before = np.concatenate([[0], np.cumsum(starts)])  # characters that start before each byte
     begin = before[np.minimum(offsets[:, 0] + 1, len(starts))] - (offsets[:, 0] < len(starts))
     return np.stack([begin, before[offsets[:, 1]]], axis=1).astype(np.int64)
+
+
+def character_starts(parts: Iterable[bytes]) -> list[int]:
+    """For each part of a UTF-8 text the index of the first character that has bytes of it."""
+    offsets, length = [], 0
+    for part in parts:
+        continues = bool(part) and 0x80 <= part[0] < 0xC0
+        offsets.append(max(0, length - continues))
+        length += sum(not 0x80 <= byte < 0xC0 for byte in part)
+    return offsets
 
 
 def whitespace_at_ends(ids: np.ndarray, spellings: Mapping[int, str]) -> np.ndarray:

@@ -15,7 +15,7 @@ from pyllm.tokenizers.components import build_encoding, known_pattern
 from pyllm.tokenizers.decoding import Ids, as_ids, decoding_tables
 from pyllm.tokenizers.definition import BytePairs, TokenizerDefinition
 from pyllm.tokenizers.model_inputs import ModelInputs, Text, listed
-from pyllm.tokenizers.offsets import in_characters
+from pyllm.tokenizers.offsets import character_starts, in_characters
 from pyllm.tokenizers.streaming import StreamDecoder
 from pyllm.tokenizers.threads import thread_count
 from pyllm.tokenizers.token_lookup import Specials, SpecialsRule
@@ -158,7 +158,8 @@ class Tokenizer(ModelInputs):
         """
         options = self._checked_options([text], allowed_special, disallowed_special)
         ids = self._encoding.encode(text, options, thread_count(num_threads))
-        return self._surround(ids, add_special_tokens)
+        prefix, suffix = self._surroundings(add_special_tokens)
+        return [*prefix, *ids, *suffix] if add_special_tokens else ids
 
     def encode_batch(
         self,
@@ -362,12 +363,7 @@ class Tokenizer(ModelInputs):
         Raises ValueError for an id without token, and UnicodeDecodeError if the bytes are not UTF-8.
         """
         parts = [self._encoding.decode([token_id], i == 0) for i, token_id in enumerate(as_ids(ids))]
-        offsets, length = [], 0
-        for part in parts:
-            continues = bool(part) and 0x80 <= part[0] < 0xC0
-            offsets.append(max(0, length - continues))
-            length += sum(not 0x80 <= byte < 0xC0 for byte in part)
-        return b"".join(parts).decode("utf-8"), offsets
+        return b"".join(parts).decode("utf-8"), character_starts(parts)
 
     def stream_decoder(self, *, skip_special_tokens: bool = False) -> StreamDecoder:
         """A decoder to push ids into one by one, that never shows a broken character."""
@@ -493,11 +489,6 @@ class Tokenizer(ModelInputs):
         if self._control_flags is None or self._control_flags[0] != self.chat_template:
             self._control_flags = (self.chat_template, control_flags(self._added, self.chat_template))
         return self._control_flags[1]
-
-    def _surround(self, ids: list[int], add_special_tokens: bool) -> list[int]:
-        if not add_special_tokens:
-            return ids
-        return [*self._definition.prefix_ids, *ids, *self._definition.suffix_ids]
 
     def _surroundings(self, add_special_tokens: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The ids before and after each text."""
