@@ -4,6 +4,7 @@ from pyllm.models.config import MixtureOfExperts, ModelConfig
 from pyllm.models.encoder import Encoder, EncoderConfig
 from pyllm.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from pyllm.models.kv_cache import KVCache
+from pyllm.models.paged import new_paged_caches, paged_hidden_states
 from pyllm.models.presets import PRESETS, gpt2_config, gpt3_config, palm_config, preset
 from pyllm.models.rope import RopeScaling
 from pyllm.models.transformer import Transformer
@@ -21,6 +22,8 @@ __all__ = [
     "Transformer",
     "gpt2_config",
     "gpt3_config",
+    "new_paged_caches",
+    "paged_hidden_states",
     "palm_config",
     "preset",
 ]

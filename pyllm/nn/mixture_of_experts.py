@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pyllm import ops
 from pyllm.nn.linear import Linear
@@ -116,7 +117,9 @@ class MixtureOfExpertsMLP(torch.nn.Module):
         weights, chosen = self._route(rows)
         y = self._visit(rows, weights, chosen)
         if self.shared_expert is not None and self.shared_expert_gate is not None:
-            y = y + torch.sigmoid(self.shared_expert_gate(rows)) * self.shared_expert(rows)
+            # torch.sigmoid rounds otherwise at the end of a vector, so by a row's place; softmax goes row by row.
+            gate = torch.softmax(F.pad(self.shared_expert_gate(rows), (0, 1)), -1)[:, :1]
+            y = y + gate * self.shared_expert(rows)
         return y.view(x.shape)
 
     def _route(self, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -65,10 +65,29 @@ class PagedKVCache:
         device: torch.device | str | None = None,
     ) -> PagedKVCache:
         """A cache of `pages` pages of zeros; value_dim is head_dim if None."""
+        cache = cls.empty(
+            pages, kv_heads, head_dim, value_dim=value_dim, page_size=page_size, dtype=dtype, device=device
+        )
+        cache.data.zero_()
+        return cache
+
+    @classmethod
+    def empty(
+        cls,
+        pages: int,
+        kv_heads: int,
+        head_dim: int,
+        *,
+        value_dim: int | None = None,
+        page_size: int = 64,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str | None = None,
+    ) -> PagedKVCache:
+        """As `zeros`, with contents that are arbitrary; the system lends the memory as pages are written to."""
         _check_page_size(page_size)
         value_dim = head_dim if value_dim is None else value_dim
         elements = _page_elements(dtype, page_size, head_dim, value_dim)
-        data = torch.zeros(pages, kv_heads, elements, dtype=dtype, device=device)
+        data = torch.empty(pages, kv_heads, elements, dtype=dtype, device=device)
         return cls(data, page_size, head_dim, value_dim)
 
     def read(self, pages: Tensor, length: int) -> tuple[Tensor, Tensor]:
