@@ -1,4 +1,4 @@
-"""The pass over pages: the bits of the contiguous cache, in any chunks, among any neighbours, for each kind of block."""
+"""The pass over pages: the bits of the contiguous cache, in any chunks, among any neighbours, for every layer."""
 
 from __future__ import annotations
 
