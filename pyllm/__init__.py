@@ -20,13 +20,16 @@ _HOMES = {
     "TrainingResult": "pyllm.training",
     "info": "pyllm.information",
     "load": "pyllm.model",
+    "patch": "pyllm.integrations.transformers",
     "tune_allocator": "pyllm.allocator",
+    "unpatch": "pyllm.integrations.transformers",
 }
 _ROOMS = {
     "checkpoints",
     "data",
     "evaluation",
     "generation",
+    "integrations",
     "models",
     "nn",
     "ops",
