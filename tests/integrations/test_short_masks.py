@@ -67,11 +67,20 @@ def test_anything_else_has_none() -> None:
     assert short(q_length=6, kv_length=6, mask_function=images, allow_is_causal_skip=False) is None
     chunked = masking.chunked_causal_mask_function(4, torch.zeros(2, dtype=torch.int64))
     assert (
-        short(q_length=6, kv_length=6, mask_function=chunked, local_size=4, attention_mask=torch.ones(2, 6))
+        short(
+            q_length=6,
+            kv_length=6,
+            mask_function=chunked,
+            local_size=4,
+            attention_mask=torch.ones(2, 6, dtype=torch.bool),
+        )
         is None
     )
     static = torch.tensor(2)
-    assert short(q_length=3, kv_length=8, q_offset=static, attention_mask=torch.ones(2, 8)) is None
+    assert (
+        short(q_length=3, kv_length=8, q_offset=static, attention_mask=torch.ones(2, 8, dtype=torch.bool))
+        is None
+    )
 
 
 def test_flattened_rows_with_borders_given() -> None:

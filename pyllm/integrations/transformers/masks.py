@@ -58,7 +58,7 @@ def _shorten(
 ) -> ShortMask | None:
     if q_length == 1:
         return None
-    if mask.stride(2) == 0:
+    if bool(mask[:, :, 0, 1:].any()) and bool((mask == mask[:, :, :1]).all()):
         return ShortMask(mask[:, :, :1], is_causal=False)
     # Our causal order is aligned to the last key. A static cache, whose offsets are tensors, has room behind it.
     aligned = isinstance(q_offset, int) and q_offset + q_length == kv_offset + kv_length
