@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _HOMES = {
+    "Engine": "pyllm.generation",
     "GenerationConfig": "pyllm.generation",
     "Model": "pyllm.model",
     "Tokenizer": "pyllm.tokenizers",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Collection, Sequence
@@ -15,7 +14,8 @@ from torch import Tensor
 from pyllm import generation
 from pyllm.checkpoints import load_checkpoint, save_checkpoint
 from pyllm.checkpoints.atomic import atomic_path
-from pyllm.generation import Completion, GenerationConfig, TextStream
+from pyllm.generation import Completion, GenerationConfig, Request
+from pyllm.generation.config import with_options
 from pyllm.generation.prompts import Prompt, encode_prompt, encode_prompts
 from pyllm.models import Encoder, EncoderDecoder, Transformer
 from pyllm.quantization import quantize_network
@@ -116,12 +116,12 @@ class Model:
         return generation.generate(
             self._decoder("generate"),
             ids,
-            _with_options(config, options),
+            with_options(config, options),
             eos_token_ids=self.eos_token_ids,
             tokenizer=self.tokenizer,
         )
 
-    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **options: Any) -> TextStream:
+    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **options: Any) -> Request:
         """Completes one prompt and gives the text while it is made.
 
             for piece in (stream := model.stream("Once")):
@@ -134,7 +134,7 @@ class Model:
         return generation.stream(
             self._decoder("stream"),
             ids,
-            _with_options(config, options),
+            with_options(config, options),
             eos_token_ids=self.eos_token_ids,
             tokenizer=self.tokenizer,
         )
@@ -226,10 +226,3 @@ class Model:
 def _cut(ids: Sequence[int], limit: int) -> Sequence[int]:
     """The first `limit` tokens, the last of them (an end marker) kept."""
     return ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
-
-
-def _with_options(config: GenerationConfig | None, options: dict[str, Any]) -> GenerationConfig:
-    config = GenerationConfig() if config is None else config
-    if not isinstance(config, GenerationConfig):
-        raise TypeError(f"config must be a GenerationConfig, got {config!r}")
-    return dataclasses.replace(config, **options)

@@ -123,7 +123,7 @@ def test_options_by_name(tiny_model: Model):
     assert "".join(tiny_model.stream("def", config, max_new_tokens=4)) == wanted.text
     with pytest.raises(TypeError, match="beams"):
         tiny_model.generate("def", beams=4)
-    with pytest.raises(ValueError, match="num_beams must be 1 for a stream"):
+    with pytest.raises(ValueError, match="num_beams must be 1 for a request"):
         tiny_model.stream("def", num_beams=4)
     with pytest.raises(TypeError, match="config must be a GenerationConfig"):
         tiny_model.generate("def", {"max_new_tokens": 4})  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pyllm.generation import TextStream
+    from pyllm.generation import Request
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
-def show(stream: TextStream, *, quiet: bool = False) -> Timings:
+def show(stream: Request, *, quiet: bool = False) -> Timings:
     """Prints a text while it is made, unless `quiet`, and measures."""
     start = first = time.perf_counter()
     made_at_first = 0
@@ -58,7 +58,7 @@ def note(text: str) -> None:
         Console(stderr=True, highlight=False).print(text, style="dim", markup=False)
 
 
-def note_speed(stream: TextStream, timings: Timings) -> None:
+def note_speed(stream: Request, timings: Timings) -> None:
     """Tells how much was made and how fast."""
     made = stream.completion
     ending = " (token limit reached)" if made.finish_reason == "length" else ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 # Fields whose search is not built yet: (name, the value that leaves it off).
 _LATER = (
@@ -138,6 +140,18 @@ class GenerationConfig:
     def num_top_logprobs(self) -> int:
         """How many most likely tokens are kept per step."""
         return 0 if self.logprobs is None or isinstance(self.logprobs, bool) else self.logprobs
+
+
+def with_options(config: GenerationConfig | None, options: Mapping[str, Any]) -> GenerationConfig:
+    """`config`, the default where None, with `options` in place of its own.
+
+    Raises:
+        TypeError: not a GenerationConfig, or an option that there is not. ValueError: as GenerationConfig.
+    """
+    config = GenerationConfig() if config is None else config
+    if not isinstance(config, GenerationConfig):
+        raise TypeError(f"config must be a GenerationConfig, got {config!r}")
+    return dataclasses.replace(config, **options)
 
 
 def _check_integer(config: object, name: str, *, low: int, high: int | None = None) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
 
+from pyllm.generation.config import GenerationConfig
+
 if TYPE_CHECKING:
     from pyllm.tokenizers import Tokenizer
 
@@ -92,3 +94,30 @@ def _checked_message(message: Any, name: str) -> dict[str, Any]:
     if not isinstance(message.get("role"), str) or "content" not in message:
         raise ValueError(f'{name}: a chat message needs "role" and "content", got {dict(message)!r}')
     return dict(message)
+
+
+def check_prompts(
+    network: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig, tokenizer: Any
+) -> None:
+    """Raises ValueError for prompts or options that do not fit the network, see `generate`."""
+    context, vocab_size = network.config.max_position_embeddings, network.config.vocab_size
+    for number, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise ValueError(f"prompts: prompt {number} is empty, expected at least one token")
+        if len(prompt) >= context:
+            raise ValueError(
+                f"prompts: prompt {number} has {len(prompt)} tokens and leaves no room in the model's "
+                f"context of {context}"
+            )
+        if min(prompt) < 0 or max(prompt) >= vocab_size:
+            raise ValueError(
+                f"prompts: prompt {number} has a token outside [0, {vocab_size}): "
+                f"{min(prompt) if min(prompt) < 0 else max(prompt)}"
+            )
+    if config.stop and tokenizer is None:
+        raise ValueError(
+            f"stop needs a tokenizer to look for {list(config.stop)!r} in text; the model has none"
+        )
+    largest = max(config.logit_bias, default=0)
+    if largest >= vocab_size:
+        raise ValueError(f"logit_bias: token {largest} is outside the vocabulary of {vocab_size} tokens")

@@ -105,18 +105,18 @@ class PagedLayer:
 
 def new_paged_caches(
     config: CacheShape,
-    pages: int,
+    pages: int | Sequence[int],
     *,
     page_size: int = 64,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> list[PagedKVCache]:
-    """A cache of `pages` pages for each layer. Memory is taken from the system as pages are written to.
+    """A cache for each layer, of `pages` pages or of so many for each. The system lends memory as pages are written to.
 
     `dtype` is the network's own. Contents are arbitrary: what was not written is never read.
     """
-    shape = (config.num_key_value_heads, config.head_dim)
+    layers, shape = config.num_hidden_layers, (config.num_key_value_heads, config.head_dim)
+    counts = [pages] * layers if isinstance(pages, int) else pages
     return [
-        PagedKVCache.empty(pages, *shape, page_size=page_size, dtype=dtype, device=device)
-        for _ in range(config.num_hidden_layers)
+        PagedKVCache.empty(count, *shape, page_size=page_size, dtype=dtype, device=device) for count in counts
     ]

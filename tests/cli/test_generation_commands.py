@@ -16,7 +16,7 @@ from pyllm import GenerationConfig, Model
 from pyllm.cli import main
 from pyllm.cli.terminal import Timings
 from pyllm.evaluation import perplexity
-from pyllm.generation import TextStream
+from pyllm.generation import Request
 
 
 def type_in(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -148,7 +148,7 @@ def test_interrupting_an_answer_keeps_the_conversation(
     asked: list[list[int]] = []
     interrupted: list[str] = []
 
-    def show(stream: TextStream) -> Timings:
+    def show(stream: Request) -> Timings:
         asked.append(stream.completion.prompt_token_ids)
         if not interrupted:
             interrupted.append(next(stream))

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from pyllm import GenerationConfig
 from pyllm.generation import generate, stream
-from pyllm.generation.loop import MAX_PROMPT_TOKENS, MAX_ROWS
 from tests.generation.stand_in import EOS, VOCAB, ByteTokenizer, Network, hashed, saying
 
 PROMPT = list(b"say:")
@@ -110,31 +109,11 @@ def test_neighbours_do_not_matter(prompts, temperature, penalty):
     assert together == alone
 
 
-def test_many_prompts_run_in_batches_and_keep_their_order():
-    network = Network(saying(b"ok"))
-    prompts = [[*b"x" * (index * 7 % 40), ord(":")] for index in range(2 * MAX_ROWS + 3)]
-    done = generate(network, prompts, GenerationConfig(), eos_token_ids={EOS}, tokenizer=ByteTokenizer())
+def test_many_prompts_keep_their_order():
+    prompts = [[*b"x" * (index * 7 % 40), ord(":")] for index in range(67)]
+    done = complete(saying(b"ok"), prompts)
     assert [completion.prompt_token_ids for completion in done] == prompts
     assert {completion.text for completion in done} == {"ok"}
-    assert max(network.batch_sizes) == MAX_ROWS
-
-
-def test_long_prompts_share_a_batch_with_fewer():
-    network = Network(saying(b"ok"), context=2 * MAX_PROMPT_TOKENS)
-    prompts = [[*b"x" * length, ord(":")] for length in (MAX_PROMPT_TOKENS // 3 - 1, MAX_PROMPT_TOKENS, 5)]
-    prompts += [prompts[0], prompts[0]]
-    done = generate(network, prompts, GenerationConfig(), eos_token_ids={EOS}, tokenizer=ByteTokenizer())
-    assert [completion.text for completion in done] == ["ok"] * 5
-    assert [len(completion.prompt_token_ids) for completion in done] == [len(prompt) for prompt in prompts]
-    assert len(network.batch_sizes) == 3 * len("ok.")
-
-
-def test_finished_rows_leave_the_batch():
-    network = Network(hashed)
-    config = GenerationConfig(max_new_tokens=30, logit_bias={EOS: 4.0}, temperature=1.0, seed=1)
-    done = generate(network, [[n] for n in range(8)], config, eos_token_ids={EOS})
-    lengths = sorted(len(completion.token_ids) for completion in done)
-    assert sum(network.batch_sizes) == sum(lengths), "a finished row was computed again"
 
 
 def test_return_sequences_differ_and_the_first_is_the_single_one():
