@@ -1,5 +1,7 @@
 #include "core/parallel.h"
 
+#include "core/team.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -50,12 +52,14 @@ struct Task {
 [[maybe_unused]] char g_fork, g_join;
 
 void run_task(void* context, int64_t begin, int64_t end) {
-  PYLLM_TSAN_ACQUIRE(&g_fork);
   const Task& task = *static_cast<const Task*>(context);
-  {
-    FlushDenormals flush;
-    task.body(task.context, begin, end);
-  }
+  FlushDenormals flush;
+  task.body(task.context, begin, end);
+}
+
+void run_forked_task(void* context, int64_t begin, int64_t end) {
+  PYLLM_TSAN_ACQUIRE(&g_fork);
+  run_task(context, begin, end);
   PYLLM_TSAN_RELEASE(&g_join);
 }
 
@@ -72,13 +76,13 @@ void set_parallel_runner(ParallelRunner runner) { g_runner = runner ? runner : r
 void run_parallel(int64_t begin, int64_t end, int64_t grain, ParallelBody body, void* context) {
   if (begin >= end) return;
   Task task{body, context};
+  if (end - begin <= grain) return run_task(&task, begin, end);
+  if (Team* team = Team::leading()) return team->share(begin, end, grain, run_task, &task);
   PYLLM_TSAN_RELEASE(&g_fork);
-  if (end - begin <= grain) {
-    run_task(&task, begin, end);
-  } else {
-    g_runner(begin, end, grain, run_task, &task);
-  }
+  g_runner(begin, end, grain, run_forked_task, &task);
   PYLLM_TSAN_ACQUIRE(&g_join);
 }
+
+void run_with_team(void (*f)(void*), void* context) { Team::run(g_runner, f, context); }
 
 }  // namespace pyllm

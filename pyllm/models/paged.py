@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyllm.models.kv_cache import CacheShape
 from pyllm.models.transformer import Transformer
+from pyllm.models.whole_step import whole_step
 from pyllm.ops import PagedKVCache, paged_attention, write_kv
 
 
@@ -59,16 +60,24 @@ def paged_hidden_states(
             "input_ids and position_ids must have shape (tokens,), "
             f"got {tuple(input_ids.shape)} and {tuple(position_ids.shape)}"
         )
-    pages = PagedStep(tuple(caches), tuple(tables), position_ids, lengths, cu_seqlens_q)
-    hidden = network.model(
-        input_ids[None],
-        position_ids[None],
-        int(position_ids.max()) + 1 if len(position_ids) else 0,
-        None,
+    max_position = int(position_ids.max()) + 1 if len(position_ids) else 0
+    hidden = whole_step(
+        network.model,
+        config,
+        input_ids,
+        position_ids,
+        max_position,
+        caches,
+        tables,
+        lengths,
+        cu_seqlens_q,
         prefix_lengths,
-        pages,
-        "none",
-    )[0]
+    )
+    if hidden is None:
+        pages = PagedStep(tuple(caches), tuple(tables), position_ids, lengths, cu_seqlens_q)
+        hidden = network.model(
+            input_ids[None], position_ids[None], max_position, None, prefix_lengths, pages, "none"
+        )[0]
     return hidden if config.logit_scale == 1.0 else hidden * config.logit_scale
 
 

@@ -59,24 +59,32 @@ class Decoder(nn.Module):
         kv_cache: KVCache | None,
         checkpointing: str,
     ) -> Tensor:
-        x, residual = self.embed_tokens(input_ids), None
-        if self.embedding_scale != 1.0:
-            # Rounded to the dtype first, as the models were trained.
-            x = x * torch.tensor(self.embedding_scale, dtype=x.dtype)
-        angles = local_angles = (None, None)
-        if self.rotary is not None:
-            angles = local_angles = self.rotary(max_position, input_ids.device)
-        if self.local_rotary is not None:
-            local_angles = self.local_rotary(max_position, input_ids.device)
-        if self.embed_positions is not None:
-            x = x + _positions(self.embed_positions, input_ids, position_ids, max_position)
+        x, residual = self.embed(input_ids, position_ids, max_position), None
+        angles, local_angles = self.angles(max_position, input_ids.device)
         for index, layer in enumerate(self.layers):
             cache = None if kv_cache is None else kv_cache.layer(index)
-            tables = local_angles if layer.is_windowed else angles
-            places = Places(*tables, position_ids, cu_seqlens, prefix_lengths)
+            cos, sin = local_angles if layer.is_windowed else angles
+            places = Places(cos, sin, position_ids, cu_seqlens, prefix_lengths)
             x, residual = layer(x, residual, places, cache, checkpointing)
         hidden, _ = self.norm(x, residual)
         return hidden
+
+    def embed(self, input_ids: Tensor, position_ids: Tensor | None, max_position: int) -> Tensor:
+        """What the first layer reads, (batch, tokens, hidden_size)."""
+        x: Tensor = self.embed_tokens(input_ids)
+        if self.embedding_scale != 1.0:
+            # Rounded to the dtype first, as the models were trained.
+            x = x * torch.tensor(self.embedding_scale, dtype=x.dtype)
+        if self.embed_positions is not None:
+            x = x + _positions(self.embed_positions, input_ids, position_ids, max_position)
+        return x
+
+    def angles(self, length: int, device: torch.device) -> tuple[Any, Any]:
+        """RoPE's cos and sin for positions below `length`, and those of layers with a window; (None, None) without."""
+        if self.rotary is None:
+            return (None, None), (None, None)
+        angles = self.rotary(length, device)
+        return angles, angles if self.local_rotary is None else self.local_rotary(length, device)
 
 
 def _positions(

@@ -2,6 +2,7 @@
 
 from pyllm.ops.adamw import adamw_step, adamw_steps
 from pyllm.ops.attention import attention
+from pyllm.ops.decoder_step import DecoderLayerTensors, DecoderNetwork, decoder_step
 from pyllm.ops.gradient_norm import gradient_norm
 from pyllm.ops.grouped_linear import grouped_linear
 from pyllm.ops.layer_norm import layer_norm
@@ -18,12 +19,15 @@ from pyllm.ops.sample import sample
 from pyllm.ops.swiglu import activate, glu, swiglu
 
 __all__ = [
+    "DecoderLayerTensors",
+    "DecoderNetwork",
     "PagedKVCache",
     "QuantizedTensor",
     "activate",
     "adamw_step",
     "adamw_steps",
     "attention",
+    "decoder_step",
     "glu",
     "gradient_norm",
     "grouped_linear",

@@ -15,6 +15,7 @@ namespace pyllm::test {
 
 void test_adamw();
 void test_attention();
+void test_decoder_step();
 void test_dtypes();
 void test_gradient_norm();
 void test_layer_norm();
@@ -26,9 +27,11 @@ void race();
 void test_rms_norm();
 void test_rope();
 void test_swiglu();
+void test_team();
 
 void fuzz_adamw(Dice&);
 void fuzz_attention(Dice&);
+void fuzz_decoder_step(Dice&);
 void fuzz_gradient_norm(Dice&);
 void fuzz_layer_norm(Dice&);
 void fuzz_linear(Dice&);
@@ -37,6 +40,7 @@ void fuzz_quantized_linear(Dice&);
 void fuzz_rms_norm(Dice&);
 void fuzz_rope(Dice&);
 void fuzz_swiglu(Dice&);
+void fuzz_team(Dice&);
 
 namespace {
 
@@ -69,6 +73,7 @@ using namespace pyllm::test;
 void run_fixed() {
   const std::pair<const char*, void (*)()> tests[] = {{"adamw", test_adamw},
                                                       {"attention", test_attention},
+                                                      {"decoder_step", test_decoder_step},
                                                       {"dtypes", test_dtypes},
                                                       {"gradient_norm", test_gradient_norm},
                                                       {"layer_norm", test_layer_norm},
@@ -78,7 +83,8 @@ void run_fixed() {
                                                       {"quantized_linear", test_quantized_linear},
                                                       {"rms_norm", test_rms_norm},
                                                       {"rope", test_rope},
-                                                      {"swiglu", test_swiglu}};
+                                                      {"swiglu", test_swiglu},
+                                                      {"team", test_team}};
   for (const auto& [name, test] : tests) {
     test();
     std::printf("%s ok\n", name);
@@ -87,10 +93,10 @@ void run_fixed() {
 
 void run_random(double seconds, uint64_t seed) {
   // Attention and products have the most paths and come first.
-  void (*const fuzzers[])(Dice&) = {
-      fuzz_attention, fuzz_linear,     fuzz_linear_cross_entropy, fuzz_gradient_norm,
-      fuzz_adamw,     fuzz_layer_norm, fuzz_quantized_linear,     fuzz_rms_norm,
-      fuzz_rope,      fuzz_swiglu};
+  void (*const fuzzers[])(Dice&) = {fuzz_attention,        fuzz_linear,       fuzz_linear_cross_entropy,
+                                    fuzz_gradient_norm,    fuzz_adamw,        fuzz_layer_norm,
+                                    fuzz_quantized_linear, fuzz_rms_norm,     fuzz_rope,
+                                    fuzz_swiglu,           fuzz_decoder_step, fuzz_team};
   const int64_t last = std::ssize(fuzzers) - 1;
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
   int64_t cases = 0;

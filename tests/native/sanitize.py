@@ -16,8 +16,8 @@ from tests.assets import REPOSITORY
 
 SANITIZERS = ("address", "undefined", "thread")
 OPS = (
-    *("adamw", "attention", "dtypes", "gradient_norm", "layer_norm", "linear", "linear_cross_entropy"),
-    *("parallel", "quantized_linear", "rms_norm", "rope", "swiglu"),
+    *("adamw", "attention", "decoder_step", "dtypes", "gradient_norm", "layer_norm", "linear"),
+    *("linear_cross_entropy", "parallel", "quantized_linear", "rms_norm", "rope", "swiglu", "team"),
 )
 
 

@@ -3,7 +3,7 @@
 #include <cstring>
 #include <optional>
 
-#include "bindings/torch/tensor.h"
+#include "bindings/torch/packed_arguments.h"
 #include "formats/pack.h"
 #include "ops/quantized_linear/int8.h"
 
@@ -16,31 +16,6 @@ constexpr const char* kPack = "quantized_pack";
 constexpr const char* kPackRows = "quantized_pack_rows";
 constexpr const char* kPackedBytes = "quantized_packed_bytes";
 constexpr const char* kUnpack = "quantized_unpack";
-
-const packed::Format& format_of(const std::string& name, const char* op) {
-  const packed::Format* format = packed::find_format(name);
-  check(format != nullptr, op, "unknown format " + name);
-  return *format;
-}
-
-packed::Layout layout_of(const packed::Format& format, int64_t outputs, int64_t inputs, const char* op) {
-  // Bounds that keep every size and offset below far from overflow.
-  constexpr int64_t kMost = int64_t{1} << 40;
-  check(outputs >= 0 && inputs >= 0 && outputs < kMost && inputs < kMost &&
-            (inputs == 0 || outputs <= kMost / inputs),
-        op, "the weight's shape must be two sizes of a tensor");
-  return packed::layout_of(format, outputs, inputs);
-}
-
-packed::Weight weight_of(const Tensor& data, const std::string& format_name, int64_t outputs, int64_t inputs,
-                         const char* op) {
-  const packed::Format& format = format_of(format_name, op);
-  const packed::Layout layout = layout_of(format, outputs, inputs, op);
-  check(data.dim() == 1 && data.scalar_type() == ScalarType::Byte && data.is_contiguous() &&
-            data.numel() == layout.bytes,
-        op, "data must be the packed bytes of a weight of this format and shape");
-  return {&format, layout, static_cast<const uint8_t*>(data.const_data_ptr())};
-}
 
 Tensor zero_bytes(int64_t bytes) {
   const auto type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(ScalarType::Byte));
@@ -61,7 +36,7 @@ Tensor pack(const Tensor& codes_any, const Tensor& scales_any, std::optional<Ten
         "format " + format_name + " has parts that only its blocks hold");
   check(codes_any.dim() == 2 && codes_any.scalar_type() == ScalarType::Byte, kPack,
         "codes must be (out, in) bytes");
-  const packed::Layout layout = layout_of(format, codes_any.size(0), codes_any.size(1), kPack);
+  const packed::Layout layout = packed_layout_of(format, codes_any.size(0), codes_any.size(1), kPack);
   const auto fits = [&](const Tensor& x, ScalarType type) {
     return x.dim() == 2 && x.size(0) == layout.outputs && x.size(1) == layout.groups &&
            x.scalar_type() == type;
@@ -84,7 +59,7 @@ Tensor pack(const Tensor& codes_any, const Tensor& scales_any, std::optional<Ten
 }
 
 int64_t packed_bytes(std::string format_name, int64_t outputs, int64_t inputs) {
-  return layout_of(format_of(format_name, kPackedBytes), outputs, inputs, kPackedBytes).bytes;
+  return packed_layout_of(format_of(format_name, kPackedBytes), outputs, inputs, kPackedBytes).bytes;
 }
 
 void pack_rows(Tensor data, const Tensor& blocks_any, std::string format_name, int64_t outputs,

@@ -2,21 +2,12 @@
 
 #include <tuple>
 
-#include "bindings/torch/tensor.h"
+#include "bindings/torch/activation_argument.h"
 
 namespace pyllm::binding {
 namespace {
 
 constexpr const char* kOp = "glu";
-
-using pyllm::swiglu::Activation;
-
-Activation parse(const std::string& activation) {
-  if (activation == "silu") return Activation::silu;
-  if (activation == "gelu") return Activation::gelu;
-  check(activation == "gelu_tanh", kOp, "activation must be silu, gelu or gelu_tanh");
-  return Activation::gelu_tanh;
-}
 
 void check_like(const Tensor& gate, const Tensor& other, const char* argument) {
   check_same_shape(gate, other, kOp, argument);
@@ -47,7 +38,7 @@ Tensor forward(const Tensor& gate_any, const Tensor* up_any, const std::string& 
   const Tensor up = up_any ? regular(*up_any) : gate;
   Tensor out = empty(gate, shape_of(gate));
   pyllm::swiglu::forward({.dtype = dtype_of(gate, kOp, "gate"),
-                          .activation = parse(activation),
+                          .activation = activation_of(activation, kOp),
                           .rows = rows_of(gate),
                           .columns = columns_of(gate),
                           .gate = input(gate),
@@ -63,7 +54,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad_any, const Tensor& gate_a
   const Tensor up = up_any ? regular(*up_any) : gate;
   Tensor grad_gate = empty(gate, shape_of(gate)), grad_up = empty(gate, shape_of(gate));
   pyllm::swiglu::backward({.dtype = dtype_of(gate, kOp, "gate"),
-                           .activation = parse(activation),
+                           .activation = activation_of(activation, kOp),
                            .rows = rows_of(gate),
                            .columns = columns_of(gate),
                            .grad_out = input(grad_out),
