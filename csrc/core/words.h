@@ -40,15 +40,17 @@ inline Vec float_of(Words w) { return float_of(reinterpret_cast<SignedWords>(w))
   return __builtin_convertvector(load_vector<SignedBytes>(p), Vec);
 #endif
 }
-[[maybe_unused]] inline Vec load_unsigned_bytes(const uint8_t* p) {
+// kLanes bytes, each in a word of its own.
+[[maybe_unused]] inline Words load_byte_words(const uint8_t* p) {
 #if defined(__AVX512F__)
-  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  return reinterpret_cast<Words>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #elif defined(__AVX2__)
-  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  return reinterpret_cast<Words>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 #else
-  return __builtin_convertvector(load_vector<UnsignedBytes>(p), Vec);
+  return __builtin_convertvector(load_vector<UnsignedBytes>(p), Words);
 #endif
 }
+[[maybe_unused]] inline Vec load_unsigned_bytes(const uint8_t* p) { return float_of(load_byte_words(p)); }
 
 // Byte i of the result is table[byte i of index], for indices below 16. `table`: 16 bytes.
 [[maybe_unused]] inline Words lookup_bytes(const int8_t* table, Words index) {

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyllm.ops import _library
+from pyllm.ops import _library, quantized_kv
 from pyllm.ops.attention import check_score_options
 from pyllm.ops.attention_reference import attention_reference
 
@@ -25,24 +25,36 @@ class PagedKVCache:
     without being cleared: what lies past a sequence's length is never read. The layout of a page is that of
     csrc/ops/attention/packed_kv.h; `write_kv` writes it, `read` undoes it.
 
+    A quantized cache holds codes: "int8" with one scale for each key and each value, a quarter of float32's memory,
+    "int4" with a step and a smallest value for each 32 elements, 5 bits an element (quantized_kv.py). A token is
+    quantized by itself as it is written, and read quantized by its own chunk too, so that chunks and neighbours do not
+    matter. Queries of any dtype then attend to float32 values `code * scale`.
+
     Attributes:
-        data: (pages, kv_heads, elements of a page), dtype of the queries; pages contiguous.
+        data: (pages, kv_heads, elements of a page), dtype of the queries; pages contiguous. Quantized: uint8, bytes.
         page_size: tokens of a page: 16, 32, 64, 128 or 256.
         head_dim, value_dim: elements of a key and of a value.
+        quantization: None, "int8" or "int4".
 
     Raises:
-        ValueError: `page_size` or the shape of `data` does not fit. TypeError: its dtype does not.
+        ValueError: `page_size`, `quantization` or the shape of `data` does not fit. TypeError: its dtype does not.
     """
 
     data: Tensor
     page_size: int
     head_dim: int
     value_dim: int
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         _check_page_size(self.page_size)
-        _library.check_dtype("PagedKVCache", "data", self.data)
-        elements = _page_elements(self.data.dtype, self.page_size, self.head_dim, self.value_dim)
+        quantized_kv.check_quantization(self.quantization)
+        if self.quantization is None:
+            _library.check_dtype("PagedKVCache", "data", self.data)
+        elif self.data.dtype != torch.uint8:
+            raise TypeError(f"PagedKVCache: data of a quantized cache must be uint8, got {self.data.dtype}")
+        sizes = (self.page_size, self.head_dim, self.value_dim)
+        elements = _page_elements(self.data.dtype, self.quantization, *sizes)
         if self.data.dim() != 3 or self.data.shape[2] != elements:
             raise ValueError(
                 f"PagedKVCache: data must be (pages, kv_heads, {elements}), got {tuple(self.data.shape)}"
@@ -62,11 +74,19 @@ class PagedKVCache:
         value_dim: int | None = None,
         page_size: int = 64,
         dtype: torch.dtype = torch.bfloat16,
+        quantization: str | None = None,
         device: torch.device | str | None = None,
     ) -> PagedKVCache:
-        """A cache of `pages` pages of zeros; value_dim is head_dim if None."""
+        """A cache of `pages` pages of zeros; value_dim is head_dim if None. With `quantization` dtype says nothing."""
         cache = cls.empty(
-            pages, kv_heads, head_dim, value_dim=value_dim, page_size=page_size, dtype=dtype, device=device
+            pages,
+            kv_heads,
+            head_dim,
+            value_dim=value_dim,
+            page_size=page_size,
+            dtype=dtype,
+            quantization=quantization,
+            device=device,
         )
         cache.data.zero_()
         return cache
@@ -81,29 +101,40 @@ class PagedKVCache:
         value_dim: int | None = None,
         page_size: int = 64,
         dtype: torch.dtype = torch.bfloat16,
+        quantization: str | None = None,
         device: torch.device | str | None = None,
     ) -> PagedKVCache:
         """As `zeros`, with contents that are arbitrary; the system lends the memory as pages are written to."""
         _check_page_size(page_size)
         value_dim = head_dim if value_dim is None else value_dim
-        elements = _page_elements(dtype, page_size, head_dim, value_dim)
+        quantized_kv.check_quantization(quantization)
+        dtype = dtype if quantization is None else torch.uint8
+        elements = _page_elements(dtype, quantization, page_size, head_dim, value_dim)
         data = torch.empty(pages, kv_heads, elements, dtype=dtype, device=device)
-        return cls(data, page_size, head_dim, value_dim)
+        return cls(data, page_size, head_dim, value_dim, quantization)
 
     def read(self, pages: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Keys (kv_heads, length, head_dim) and values (kv_heads, length, value_dim) of one sequence.
 
-        `pages` is its row of the block table. Raises ValueError if the row has no room for `length` tokens.
+        float32, if the cache is quantized. `pages` is its row of the block table. Raises ValueError if the row has no
+        room for `length` tokens.
         """
         if not 0 <= length <= pages.shape[0] * self.page_size:
             capacity = pages.shape[0] * self.page_size
             raise ValueError(f"PagedKVCache.read: length must lie in [0, {capacity}], got {length}")
         position = torch.arange(length, device=self.data.device)
         page = pages.to(torch.int64)[position // self.page_size]
+        if self.quantization is not None:
+            return self._codes.read(self.data, page, position % self.page_size)
         keys, values = self._elements(position % self.page_size)
         head = torch.arange(self.data.shape[1], device=self.data.device)[:, None, None]
         page = page[None, :, None]
         return self.data[page, head, keys], self.data[page, head, values]
+
+    @property
+    def _codes(self) -> quantized_kv.Layout:
+        assert self.quantization is not None
+        return quantized_kv.Layout(self.quantization, self.page_size, self.head_dim, self.value_dim)
 
     def _elements(self, token: Tensor) -> tuple[Tensor, Tensor]:
         """Where in a page the keys (tokens, head_dim) and values (tokens, value_dim) of its tokens lie."""
@@ -132,8 +163,8 @@ def write_kv(
     """Writes new tokens' keys and values into their pages; `cache.data` is changed in place.
 
     Args:
-        k: (batch, kv_heads, q_len, head_dim), dtype of the cache; any strides.
-        v: (batch, kv_heads, q_len, value_dim), dtype of the cache; any strides.
+        k: (batch, kv_heads, q_len, head_dim), dtype of the cache (any, if it is quantized); any strides.
+        v: (batch, kv_heads, q_len, value_dim), dtype of k; any strides.
         cache: where to.
         positions: integers (batch, q_len), each token's place in its sequence; negative: padding, not written. Two
             tokens for one place leave either.
@@ -153,7 +184,14 @@ def write_kv(
     if cu_seqlens_q is not None:
         k, v = k.transpose(0, 1)[None], v.transpose(0, 1)[None]
     torch.ops.pyllm.write_kv_.default(
-        k, v, cache.data, positions.reshape(-1), block_table, cu_seqlens_q, cache.page_size
+        k,
+        v,
+        cache.data,
+        positions.reshape(-1),
+        block_table,
+        cu_seqlens_q,
+        cache.page_size,
+        cache.quantization,
     )
 
 
@@ -180,8 +218,8 @@ def paged_attention(
     pages, the chunks that a prompt was cut into, and the other sequences. Not differentiable.
 
     Args:
-        q: (batch, heads, q_len, head_dim), dtype of the cache; any strides. The last query of a sequence stands on its
-            last key, so `write_kv` comes first.
+        q: (batch, heads, q_len, head_dim), dtype of the cache (any, if it is quantized); any strides. The last query of
+            a sequence stands on its last key, so `write_kv` comes first.
         cache: the pages; heads a multiple of its kv_heads.
         block_table: int32 or int64, (batch, max_pages). Only pages that `lengths` reaches are read.
         lengths: integers (batch,), keys of each sequence, those of q included.
@@ -216,6 +254,7 @@ def paged_attention(
         cache.page_size,
         cache.value_dim,
         *numbers,
+        cache.quantization,
     )
     if packed:
         out, lse = out[0].transpose(0, 1), lse[0]
@@ -235,13 +274,17 @@ def _padded(dtype: torch.dtype, head_dim: int, value_dim: int) -> tuple[int, int
     return depth, -(-value_dim // 16) * 16
 
 
-def _page_elements(dtype: torch.dtype, page_size: int, head_dim: int, value_dim: int) -> int:
+def _page_elements(
+    dtype: torch.dtype, quantization: str | None, page_size: int, head_dim: int, value_dim: int
+) -> int:
+    if quantization is not None:
+        return quantized_kv.Layout(quantization, page_size, head_dim, value_dim).bytes
     return page_size * sum(_padded(dtype, head_dim, value_dim))
 
 
 def _to_cache_dtype(cache: PagedKVCache, *tensors: Tensor) -> tuple[Tensor, ...]:
     """Under autocast the cache's dtype rules."""
-    if all(x.dtype == cache.data.dtype for x in tensors):
+    if cache.quantization is not None or all(x.dtype == cache.data.dtype for x in tensors):
         return tensors
     if not torch.is_autocast_enabled(cache.data.device.type):
         return tensors
@@ -253,7 +296,9 @@ def _check_rows(op: str, name: str, x: Tensor, cache: PagedKVCache, dim: int, pa
     if len(shape) != (3 if packed else 4):
         layout = "(tokens, heads, dim)" if packed else "(batch, heads, length, dim)"
         raise ValueError(f"{op}: {name} must be {layout}, got {tuple(shape)}")
-    if x.dtype != cache.data.dtype:
+    if cache.quantization is not None:
+        _library.check_dtype(op, name, x)
+    elif x.dtype != cache.data.dtype:
         raise TypeError(f"{op}: {name} must have the dtype of the cache, {cache.data.dtype}, got {x.dtype}")
     if shape[-1] != dim:
         raise ValueError(f"{op}: {name}'s last dimension must be the cache's, {dim}, got {tuple(shape)}")
@@ -365,7 +410,11 @@ def _write_kv_reference(
     positions = positions.flatten()
     written = positions >= 0
     positions, sequence, k, v = (x[written] for x in (positions, sequence, k, v))
-    page = block_table[sequence, positions // cache.page_size].to(torch.int64)[:, None, None]
+    page = block_table[sequence, positions // cache.page_size].to(torch.int64)
+    if cache.quantization is not None:
+        cache._codes.write(cache.data, page, positions % cache.page_size, k, v)
+        return
+    page = page[:, None, None]
     head = torch.arange(k.shape[1], device=k.device)[:, None]
     keys, values = cache._elements(positions % cache.page_size)
     cache.data[page, head, keys[:, None]] = k
@@ -390,8 +439,11 @@ def _paged_attention_reference(
         rows = q[n] if cu_seqlens_q is None else q[cu_seqlens_q[n] : cu_seqlens_q[n + 1]].transpose(0, 1)
         prefix = None if prefix_length is None else prefix_length[n : n + 1]
         masks = (None, sink_logits, alibi_slopes, prefix, None, None, None, None)
+        if cache.quantization is not None:
+            rows = rows.to(torch.promote_types(q.dtype, torch.float32))
+            k, v = k.to(rows.dtype), v.to(rows.dtype)
         out, lse = attention_reference(rows[None], k[None], v[None], *masks, *numbers)
-        outs.append(out)
+        outs.append(out.to(q.dtype))
         lses.append(lse)
     if cu_seqlens_q is None:
         return torch.cat(outs), torch.cat(lses)
@@ -406,6 +458,6 @@ def _(*arguments: Any) -> None:
 @_library.register_fake("paged_attention")
 def _(q: Tensor, cache: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     batch, heads, tokens, _ = q.shape
-    value_dim = options[-6]
+    value_dim = options[7]
     out = q.new_empty((batch, tokens, heads, value_dim)).transpose(1, 2)
     return out, q.new_empty((batch, heads, tokens), dtype=torch.promote_types(q.dtype, torch.float32))

@@ -1,6 +1,7 @@
 #include "ops/attention/attention.h"
 
 #include "harness.h"
+#include "ops/attention/quantized_kv.h"
 
 namespace pyllm::test {
 namespace {
@@ -111,45 +112,87 @@ std::vector<Values> attend(DType dtype, const AttentionShape& s) {
   return out;
 }
 
-// The same forward pass over pages, handed out backwards, which hold garbage past a sequence's length: its
-// output has the bits of the one over tensors.
+// Pages for all of a problem's sequences, handed out backwards and full of ones (NaN, or garbage codes).
+struct Pages {
+  std::vector<int64_t> table;
+  std::vector<attention::WriteKv::Token> tokens;
+  attention::PageLayout layout;
+  attention::KvCode code;
+  Values memory;
+  int64_t head_stride, page_stride;
+
+  Pages(Attention& a, attention::KvCode kind)
+      : layout(attention::page_layout(a.problem.dtype, a.s.page_size, a.s.head_dim, a.s.value_dim)),
+        code(kind),
+        memory(DType::f16, 0) {
+    const AttentionShape& s = a.s;
+    const int64_t pages_each = (s.kv_len + s.page_size - 1) / s.page_size, pages = s.batch * pages_each;
+    const bool codes = code != attention::KvCode::none;
+    head_stride = codes ? attention::quantized_layout(code, s.page_size, s.head_dim, s.value_dim).bytes()
+                        : layout.elements();
+    page_stride = s.kv_heads * head_stride;
+    const int64_t bytes = pages * page_stride * (codes ? 1 : size_of(a.problem.dtype));
+    memory = Values(DType::f16, (bytes + 1) / 2);
+    std::memset(memory.data(), 0xff, static_cast<size_t>(memory.count() * 2));
+    for (int64_t page = pages; page-- > 0;) table.push_back(page);
+    for (attention::Sequence& sequence : a.sequences) {
+      sequence.first_page = sequence.batch * pages_each;
+      for (int64_t row = 0; row < sequence.kv_len; ++row) {
+        const int64_t page = table[static_cast<size_t>(sequence.first_page + row / s.page_size)];
+        tokens.push_back({sequence.batch, row, page, row % s.page_size});
+      }
+    }
+  }
+
+  void write(const Attention& a) {
+    attention::write_kv({a.problem.dtype, a.s.kv_heads, a.problem.k, a.problem.v, memory.data(), layout,
+                         page_stride, head_stride, tokens.data(), static_cast<int64_t>(tokens.size()), code});
+  }
+  attention::PagedKeys keys() {
+    return {memory.data(), layout, page_stride, head_stride, table.data(), code};
+  }
+};
+
+// out and lse.
+std::vector<Values> forward(const Attention& a, const attention::Problem& problem) {
+  std::vector<Values> out;
+  out.emplace_back(problem.dtype, a.rows() * a.s.value_dim);
+  out.emplace_back(a.wide(), a.rows());
+  attention::forward({problem, a.heads_of(out[0], a.s.heads, a.s.q_len, a.s.value_dim), out[1].data()});
+  return out;
+}
+
+// The same forward pass over pages has the bits of the one over tensors.
 std::vector<Values> attend_pages(DType dtype, AttentionShape s) {
   s.biased = false;
   Attention a(dtype, s);
-  const attention::PageLayout layout = attention::page_layout(dtype, s.page_size, s.head_dim, s.value_dim);
-  const int64_t pages_each = (s.kv_len + s.page_size - 1) / s.page_size, pages = s.batch * pages_each;
-  Values cache(dtype, pages * s.kv_heads * layout.elements());
-  std::memset(cache.data(), 0xff, static_cast<size_t>(cache.count() * size_of(dtype)));  // NaN
-  std::vector<int64_t> table;
-  for (int64_t page = pages; page-- > 0;) table.push_back(page);
-  std::vector<attention::WriteKv::Token> tokens;
-  for (attention::Sequence& sequence : a.sequences) {
-    sequence.first_page = sequence.batch * pages_each;
-    for (int64_t row = 0; row < sequence.kv_len; ++row) {
-      const int64_t page = table[static_cast<size_t>(sequence.first_page + row / s.page_size)];
-      tokens.push_back({sequence.batch, row, page, row % s.page_size});
-    }
-  }
-  const int64_t head_stride = layout.elements(), page_stride = s.kv_heads * head_stride;
-  attention::write_kv({dtype, s.kv_heads, a.problem.k, a.problem.v, cache.data(), layout, page_stride,
-                       head_stride, tokens.data(), static_cast<int64_t>(tokens.size())});
-  std::vector<Values> out;
-  for (int i = 0; i < 2; ++i) {
-    out.emplace_back(dtype, a.rows() * s.value_dim);
-    out.emplace_back(a.wide(), a.rows());
-  }
-  attention::forward({a.problem, a.heads_of(out[0], s.heads, s.q_len, s.value_dim), out[1].data()});
-  a.problem.pages = {cache.data(), layout, page_stride, head_stride, table.data()};
+  Pages pages(a, attention::KvCode::none);
+  pages.write(a);
+  const std::vector<Values> dense = forward(a, a.problem);
+  a.problem.pages = pages.keys();
   a.problem.k = a.problem.v = {};
-  attention::forward({a.problem, a.heads_of(out[2], s.heads, s.q_len, s.value_dim), out[3].data()});
-  CHECK(out[2].same_bits(out[0]));
-  CHECK(out[3].same_bits(out[1]));
+  std::vector<Values> out = forward(a, a.problem);
+  CHECK(out[0].same_bits(dense[0]));
+  CHECK(out[1].same_bits(dense[1]));
   return out;
+}
+
+std::vector<Values> attend_codes(DType dtype, AttentionShape s, attention::KvCode code) {
+  s.biased = false;
+  Attention a(dtype, s);
+  Pages pages(a, code);
+  pages.write(a);
+  a.problem.pages = pages.keys();
+  a.problem.k = a.problem.v = {};
+  return forward(a, a.problem);
 }
 
 void check_attention(const AttentionShape& shape) {
   check_levels_and_threads([&](DType dtype) { return attend(dtype, shape); });
   check_levels_and_threads([&](DType dtype) { return attend_pages(dtype, shape); });
+  for (const attention::KvCode code : {attention::KvCode::int8, attention::KvCode::int4}) {
+    check_levels_and_threads([&](DType dtype) { return attend_codes(dtype, shape, code); });
+  }
 }
 
 }  // namespace

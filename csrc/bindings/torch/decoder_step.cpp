@@ -293,8 +293,7 @@ Tensor decoder_step(const Tensor& x_any, int64_t id, std::vector<Tensor> caches,
   std::vector<Cache> pages;
   std::vector<attention::Sequence>* sequences = nullptr;
   for (size_t i = 0; i < layers; ++i) {
-    check_same_dtype(x, caches[i], kOp, "cache");
-    page_layout_of(caches[i], page_size, n.head_dim, n.head_dim, kOp);
+    page_layout_of(caches[i], n.dtype, attention::KvCode::none, page_size, n.head_dim, n.head_dim, kOp);
     check(caches[i].size(1) == n.kv_heads, kOp, "caches must have the network's kv_heads");
     const Places& places =
         places_of_tables.at(block_tables[block_tables.size() == 1 ? 0 : i], caches[i].size(0), positions,

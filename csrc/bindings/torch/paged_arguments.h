@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bindings/torch/attention_arguments.h"
+#include "ops/attention/quantized_kv.h"
 
 namespace pyllm::binding {
 
@@ -28,13 +29,27 @@ class IntegerTable {
   const void* data_;
 };
 
-inline attention::PageLayout page_layout_of(const Tensor& data, int64_t page_size, int64_t head_dim,
-                                            int64_t value_dim, const char* op) {
+inline attention::KvCode kv_code_of(const std::optional<std::string>& quantization, const char* op) {
+  if (!quantization) return attention::KvCode::none;
+  check(*quantization == "int8" || *quantization == "int4", op, "quantization must be int8 or int4");
+  return *quantization == "int8" ? attention::KvCode::int8 : attention::KvCode::int4;
+}
+
+// The layout of a page; `dtype`: of queries and new tokens, and of the cache where that is not quantized.
+inline attention::PageLayout page_layout_of(const Tensor& data, DType dtype, attention::KvCode code,
+                                            int64_t page_size, int64_t head_dim, int64_t value_dim,
+                                            const char* op) {
   check(attention::is_page_size(page_size), op, "page_size must be 16, 32, 64, 128 or 256");
-  const attention::PageLayout layout =
-      attention::page_layout(dtype_of(data, op, "cache"), page_size, head_dim, value_dim);
-  if (data.dim() != 3 || data.size(2) != layout.elements()) {
-    check(false, op, "cache must be (pages, kv_heads, " + std::to_string(layout.elements()) + ")");
+  const attention::PageLayout layout = attention::page_layout(dtype, page_size, head_dim, value_dim);
+  int64_t elements = layout.elements();
+  if (code != attention::KvCode::none) {
+    check(data.scalar_type() == ScalarType::Byte, op, "a quantized cache must be uint8");
+    elements = attention::quantized_layout(code, page_size, head_dim, value_dim).bytes();
+  } else {
+    check(dtype_of(data, op, "cache") == dtype, op, "cache must have the dtype of the other tensors");
+  }
+  if (data.dim() != 3 || data.size(2) != elements) {
+    check(false, op, "cache must be (pages, kv_heads, " + std::to_string(elements) + ")");
   }
   check(data.size(2) <= 1 || data.stride(2) == 1, op, "pages of the cache must be contiguous");
   return layout;

@@ -6,6 +6,7 @@
 namespace pyllm::binding {
 namespace {
 
+using attention::KvCode;
 using attention::PageLayout;
 using attention::Problem;
 using attention::WriteKv;
@@ -15,14 +16,17 @@ constexpr const char* kAttend = "paged_attention";
 
 // k, v (batch, kv_heads, q_len, dim) with positions (batch * q_len), or one row of all tokens with borders.
 void write_kv(const Tensor& k_any, const Tensor& v_any, Tensor data, const Tensor& positions_any,
-              const Tensor& block_table, std::optional<Tensor> cu_seqlens_q, int64_t page_size) {
+              const Tensor& block_table, std::optional<Tensor> cu_seqlens_q, int64_t page_size,
+              std::optional<std::string> quantization) {
   check(k_any.dim() == 4 && v_any.dim() == 4, kWrite, "k and v must be (batch, kv_heads, q_len, dim)");
   check(v_any.size(0) == k_any.size(0) && v_any.size(1) == k_any.size(1) && v_any.size(2) == k_any.size(2),
         kWrite, "v must have k's batch, heads and length");
   check_same_dtype(k_any, v_any, kWrite, "v");
-  check_same_dtype(k_any, data, kWrite, "cache");
   const int64_t batch = k_any.size(0), q_len = k_any.size(2);
-  const PageLayout layout = page_layout_of(data, page_size, k_any.size(3), v_any.size(3), kWrite);
+  const KvCode code = kv_code_of(quantization, kWrite);
+  const DType dtype = dtype_of(k_any, kWrite, "k");
+  const PageLayout layout =
+      page_layout_of(data, dtype, code, page_size, k_any.size(3), v_any.size(3), kWrite);
   check(data.size(1) == k_any.size(1), kWrite, "cache must have k's heads");
   const std::vector<int64_t> positions = integers(positions_any, kWrite, "positions");
   check(static_cast<int64_t>(positions.size()) == batch * q_len, kWrite, "positions must fit k");
@@ -38,7 +42,7 @@ void write_kv(const Tensor& k_any, const Tensor& v_any, Tensor data, const Tenso
       new_tokens(positions, q_len, ends, table, data.size(0), page_size, kWrite);
   if (tokens.empty()) return;
   const Tensor k = with_dense_rows(k_any), v = with_dense_rows(v_any);
-  attention::write_kv({.dtype = dtype_of(k, kWrite, "k"),
+  attention::write_kv({.dtype = dtype,
                        .kv_heads = k.size(1),
                        .k = heads_of(k),
                        .v = heads_of(v),
@@ -47,22 +51,22 @@ void write_kv(const Tensor& k_any, const Tensor& v_any, Tensor data, const Tenso
                        .page_stride = data.stride(0),
                        .head_stride = data.stride(1),
                        .token = tokens.data(),
-                       .tokens = static_cast<int64_t>(tokens.size())});
+                       .tokens = static_cast<int64_t>(tokens.size()),
+                       .code = code});
 }
 
-std::tuple<Tensor, Tensor> paged_attention(const Tensor& q_any, const Tensor& data, const Tensor& block_table,
-                                           const Tensor& lengths, std::optional<Tensor> sink_logits,
-                                           std::optional<Tensor> alibi_slopes,
-                                           std::optional<Tensor> prefix_length,
-                                           std::optional<Tensor> cu_seqlens_q, int64_t page_size,
-                                           int64_t value_dim, bool is_causal, std::optional<double> scale,
-                                           std::optional<int64_t> window, int64_t sink_tokens,
-                                           std::optional<double> softcap) {
+std::tuple<Tensor, Tensor> paged_attention(
+    const Tensor& q_any, const Tensor& data, const Tensor& block_table, const Tensor& lengths,
+    std::optional<Tensor> sink_logits, std::optional<Tensor> alibi_slopes,
+    std::optional<Tensor> prefix_length, std::optional<Tensor> cu_seqlens_q, int64_t page_size,
+    int64_t value_dim, bool is_causal, std::optional<double> scale, std::optional<int64_t> window,
+    int64_t sink_tokens, std::optional<double> softcap, std::optional<std::string> quantization) {
   check(q_any.dim() == 4, kAttend, "q must be (batch, heads, q_len, head_dim)");
-  check_same_dtype(q_any, data, kAttend, "cache");
   check(sink_tokens >= 0 && (!window || *window > 0) && value_dim >= 0, kAttend,
         "sink_tokens and value_dim must not be negative and window must be positive");
-  const PageLayout layout = page_layout_of(data, page_size, q_any.size(3), value_dim, kAttend);
+  const KvCode code = kv_code_of(quantization, kAttend);
+  const DType dtype = dtype_of(q_any, kAttend, "q");
+  const PageLayout layout = page_layout_of(data, dtype, code, page_size, q_any.size(3), value_dim, kAttend);
   const int64_t heads = q_any.size(1), kv_heads = data.size(1);
   check(kv_heads ? heads % kv_heads == 0 : heads == 0, kAttend, "heads must be a multiple of the cache's");
   const Tensor q = with_dense_rows(q_any);
@@ -71,7 +75,7 @@ std::tuple<Tensor, Tensor> paged_attention(const Tensor& q_any, const Tensor& da
   const std::vector<double> sinks = per_head(sink_logits, heads, kAttend, "sink_logits");
   const std::vector<double> slopes = per_head(alibi_slopes, heads, kAttend, "alibi_slopes");
   const Problem p = {
-      .dtype = dtype_of(q, kAttend, "q"),
+      .dtype = dtype,
       .sequences = static_cast<int64_t>(batch.sequences.size()),
       .heads = heads,
       .kv_heads = kv_heads,
@@ -92,7 +96,7 @@ std::tuple<Tensor, Tensor> paged_attention(const Tensor& q_any, const Tensor& da
       .seed = 0,
       .tiles = 0,
       .blocks = 0,
-      .pages = {data.const_data_ptr(), layout, data.stride(0), data.stride(1), batch.pages.data()}};
+      .pages = {data.const_data_ptr(), layout, data.stride(0), data.stride(1), batch.pages.data(), code}};
   Tensor out = new_heads(q, q.size(0), heads, p.tokens, value_dim);
   Tensor lse = new_lse(q, q.size(0), heads, p.tokens);
   if (lse.numel() > 0) attention::forward({p, heads_of(out), lse.mutable_data_ptr()});
@@ -104,12 +108,12 @@ std::tuple<Tensor, Tensor> paged_attention(const Tensor& q_any, const Tensor& da
 STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
   m.def(
       "write_kv_(Tensor k, Tensor v, Tensor(a!) cache, Tensor positions, Tensor block_table, "
-      "Tensor? cu_seqlens_q, int page_size) -> ()");
+      "Tensor? cu_seqlens_q, int page_size, str? quantization=None) -> ()");
   m.def(
       "paged_attention(Tensor q, Tensor cache, Tensor block_table, Tensor lengths, Tensor? sink_logits, "
       "Tensor? alibi_slopes, Tensor? prefix_length, Tensor? cu_seqlens_q, int page_size, int value_dim, "
-      "bool is_causal, float? scale, int? window, int sink_tokens, float? softcap) -> (Tensor out, Tensor "
-      "lse)");
+      "bool is_causal, float? scale, int? window, int sink_tokens, float? softcap, str? "
+      "quantization=None) -> (Tensor out, Tensor lse)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) {

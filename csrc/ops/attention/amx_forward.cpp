@@ -130,9 +130,10 @@ struct AmxForward {
   }
 };
 
-// Other types are the vector kernels'.
+// Other types, and codes, which become floats, are the vector kernels'.
 void run_forward(const Forward& f) {
-  if (f.problem.dtype != DType::bf16) return kernels_avx512.forward(f);
+  const bool codes = f.problem.pages.code != KvCode::none;
+  if (f.problem.dtype != DType::bf16 || codes) return kernels_avx512.forward(f);
   run_forward_at<AmxForward>(f);
 }
 

@@ -103,9 +103,10 @@ struct WriteKv {
   Heads k, v;
   void* data;
   PageLayout layout;
-  int64_t page_stride, head_stride;  // of data, elements
+  int64_t page_stride, head_stride;  // of data, elements, of codes bytes
   const Token* token;
   int64_t tokens;
+  KvCode code = KvCode::none;
 };
 
 struct Kernels {

@@ -1,7 +1,10 @@
+#include <vector>
+
 #include "core/levels.h"
 #include "core/parallel.h"
 #include "ops/attention/attention.h"
 #include "ops/attention/geometry.h"
+#include "ops/attention/quantized_kv.h"
 
 namespace pyllm::attention {
 
@@ -35,6 +38,40 @@ void count_tiles(Problem& p) {
   }
 }
 
+// f(token, kv head, its page in data of Element) for all tokens of all heads.
+template <class Element, class F>
+void for_each_token(const WriteKv& w, const F& f) {
+  constexpr int64_t kGrain = 64;  // tokens x heads that pay for a thread
+  parallel_for(0, w.kv_heads * w.tokens, kGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const WriteKv::Token& token = w.token[i % w.tokens];
+      const int64_t head = i / w.tokens;
+      f(token, head, static_cast<Element*>(w.data) + token.page * w.page_stride + head * w.head_stride);
+    }
+  });
+}
+
+template <class T>
+const T* row_of(const Heads& x, const WriteKv::Token& token, int64_t head) {
+  return static_cast<const T*>(x.data) + token.batch * x.batch + head * x.head + token.row * x.token;
+}
+
+template <class T>
+void write_codes(const WriteKv& w) {
+  const QuantizedLayout at =
+      quantized_layout(w.code, w.layout.page_size, w.layout.head_dim, w.layout.value_dim);
+  const auto floats = [](const T* from, int64_t count, std::vector<float>& to) {
+    to.resize(static_cast<size_t>(count));
+    for (size_t d = 0; d < to.size(); ++d) to[d] = static_cast<float>(to_accumulator(from[d]));
+    return to.data();
+  };
+  for_each_token<uint8_t>(w, [&](const WriteKv::Token& token, int64_t head, uint8_t* page) {
+    thread_local std::vector<float> key, value;
+    quantize_token(at, token.slot, floats(row_of<T>(w.k, token, head), at.head_dim, key),
+                   floats(row_of<T>(w.v, token, head), at.value_dim, value), page);
+  });
+}
+
 }  // namespace
 
 void forward(Forward f) {
@@ -47,21 +84,13 @@ void backward(Backward b) {
   table_for(kBackward, b.problem.dtype).backward(b);
 }
 
-// Only copies: the same at every level.
+// Copies, or scalar arithmetic: the same at every level.
 void write_kv(const WriteKv& w) {
-  constexpr int64_t kGrain = 64;  // tokens x heads that pay for a thread
   visit(w.dtype, [&](auto zero) {
     using T = decltype(zero);
-    parallel_for(0, w.kv_heads * w.tokens, kGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const WriteKv::Token& token = w.token[i % w.tokens];
-        const int64_t head = i / w.tokens;
-        const auto row = [&](const Heads& x) {
-          return static_cast<const T*>(x.data) + token.batch * x.batch + head * x.head + token.row * x.token;
-        };
-        T* page = static_cast<T*>(w.data) + token.page * w.page_stride + head * w.head_stride;
-        pack_token(w.layout, token.slot, row(w.k), row(w.v), page);
-      }
+    if (w.code != KvCode::none) return write_codes<T>(w);
+    for_each_token<T>(w, [&](const WriteKv::Token& token, int64_t head, T* page) {
+      pack_token(w.layout, token.slot, row_of<T>(w.k, token, head), row_of<T>(w.v, token, head), page);
     });
   });
 }

@@ -23,6 +23,9 @@ namespace pyllm::attention {
 
 constexpr int64_t kKeyGroup = 16;  // keys side by side: the columns of a tile, a cache line of floats
 
+// What a page holds: elements of the queries' dtype, or codes (quantized_kv.h).
+enum class KvCode { none, int8, int4 };
+
 // Pages divide the block of 256 keys and hold whole groups.
 constexpr bool is_page_size(int64_t n) { return n == 16 || n == 32 || n == 64 || n == 128 || n == 256; }
 
@@ -90,8 +93,9 @@ template <class T>
 struct PagedKeys {
   const void* data;  // null where keys and values are ordinary tensors
   PageLayout layout;
-  int64_t page_stride, head_stride;  // elements
+  int64_t page_stride, head_stride;  // elements, of codes bytes
   const int64_t* table;
+  KvCode code = KvCode::none;  // of codes, layout gives the sizes alone
 };
 
 }  // namespace pyllm::attention

@@ -13,6 +13,8 @@
 //
 // Keys and values, by where they are (block_source.h):
 //   pages, few rows     read in place, pairs widened in the product: a decoding step reads its cache once
+//   pages of codes      become a block of float panels (quantized_block.h), for few rows too: a quarter or an
+//                       eighth of the bytes come from memory
 //   pages, more rows    pairs are widened into a block of float panels per tile and block: 4% of its products
 //   tensors, one strip  read in place (row_products.h)
 //   tensors, more rows  packed into float panels: for several tiles beforehand, a wave of kv heads at a time,
@@ -20,6 +22,7 @@
 #include "core/levels.h"
 #include "ops/attention/block_source.h"
 #include "ops/attention/forward_tasks.h"
+#include "ops/attention/quantized_block.h"
 #include "ops/attention/softmax_block.h"
 
 namespace pyllm::attention {
@@ -86,6 +89,11 @@ struct VectorForward {
 
   static void attend(const Problem& p, const Tile& t, const Block& b, const float* packed,
                      const Workspace& space, const Sums& into) {
+    if (p.pages.code != KvCode::none) {
+      dequantize_block(p, t.s, t.kv_head, b, space.block);
+      attend_block<T>(p, t, b, view_floats(p, b, space.block), space, into);
+      return;
+    }
     if (p.pages.data && (!kPaired<T> || row_count(t) <= kRows)) {
       attend_block<T>(p, t, b, view_cache<T>(p, t.s, t.kv_head, b), space, into);
       return;

@@ -6,6 +6,7 @@
 #include "core/random.h"
 #include "ops/attention/attention.h"
 #include "ops/attention/geometry.h"
+#include "ops/attention/quantized_kv.h"
 
 namespace pyllm::attention {
 namespace {
@@ -140,11 +141,9 @@ class Unpaged {
       for (int64_t key = 0; key < s.kv_len; ++key) {
         const int64_t page = p.pages.table[s.first_page + key / at.page_size];
         for (int64_t head = 0; head < p.kv_heads; ++head) {
-          const T* from =
-              static_cast<const T*>(p.pages.data) + page * p.pages.page_stride + head * p.pages.head_stride;
           const int64_t row = head * keys + s.first_key + key;
-          unpack_token(at, key % at.page_size, from, k_.data() + row * p.head_dim,
-                       v_.data() + row * p.value_dim);
+          read_token(p.pages, page * p.pages.page_stride + head * p.pages.head_stride, key % at.page_size,
+                     k_.data() + row * p.head_dim, v_.data() + row * p.value_dim);
         }
       }
     }
@@ -157,6 +156,16 @@ class Unpaged {
   Problem problem;
 
  private:
+  static void read_token(const PagedKeys& pages, int64_t offset, int64_t token, T* key, T* value) {
+    const PageLayout& at = pages.layout;
+    if (pages.code == KvCode::none) {
+      unpack_token(at, token, static_cast<const T*>(pages.data) + offset, key, value);
+      return;
+    }
+    dequantize_token(quantized_layout(pages.code, at.page_size, at.head_dim, at.value_dim), token,
+                     static_cast<const uint8_t*>(pages.data) + offset, key, value);
+  }
+
   std::vector<Sequence> sequences_;
   std::vector<T> k_, v_;
 };
