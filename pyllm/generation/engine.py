@@ -30,6 +30,7 @@ from pyllm.generation.prompts import Prompt, check_prompts, encode_prompt, encod
 from pyllm.generation.request import Request, request_seed
 from pyllm.generation.scheduler import Scheduler
 from pyllm.models import Transformer
+from pyllm.ops.quantized_kv import KV_QUANTIZATIONS
 
 
 class Generator(Protocol):
@@ -79,6 +80,8 @@ class Engine:
         kv_cache_bytes: memory for keys and values, lent by the system as it is used. Where it runs out the youngest
             request starts over later. None: 2 GiB, or what a text of the model's whole context needs if that is more.
         page_size: tokens of a page: 16, 32, 64, 128 or 256. Whole pages are shared.
+        kv_quantization: None: keys and values in the network's dtype. "int8", "int4": codes, see
+            `pyllm.ops.PagedKVCache`; more texts fit, tokens differ from those without.
 
     Raises:
         ValueError: an argument is out of range. TypeError: the model does not predict tokens.
@@ -92,6 +95,7 @@ class Engine:
         max_batch_size: int = 32,
         kv_cache_bytes: int | None = None,
         page_size: int = 64,
+        kv_quantization: str | None = None,
     ) -> None:
         limits = {"max_batch_tokens": max_batch_tokens, "max_batch_size": max_batch_size}
         if kv_cache_bytes is not None:
@@ -100,11 +104,21 @@ class Engine:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         self.network, self.tokenizer = model.network, model.tokenizer
+        if kv_quantization not in (None, *KV_QUANTIZATIONS):
+            raise ValueError(
+                f"kv_quantization must be None or one of {KV_QUANTIZATIONS}, got {kv_quantization!r}"
+            )
+        if kv_quantization is not None and not isinstance(self.network, Transformer):
+            raise ValueError(
+                f"kv_quantization needs a decoder, got a {self.network.config.model_type} and {kv_quantization!r}"
+            )
         if not hasattr(self.network, "lm_head_weight"):
             raise TypeError(f"model must predict tokens, got a {self.network.config.model_type}")
         self._eos = tuple(model.eos_token_ids)
         self._store: Any = (
-            PageStore(self.network, kv_cache_bytes, page_size, max_batch_tokens, max_batch_size)
+            PageStore(
+                self.network, kv_cache_bytes, page_size, kv_quantization, max_batch_tokens, max_batch_size
+            )
             if isinstance(self.network, Transformer)
             else OwnCacheStore(self.network)
         )

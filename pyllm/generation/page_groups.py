@@ -36,7 +36,12 @@ class PageGroup:
 
 
 def page_groups(
-    network: Transformer, kv_cache_bytes: int | None, page_size: int, step_tokens: int, rows: int
+    network: Transformer,
+    kv_cache_bytes: int | None,
+    page_size: int,
+    quantization: str | None,
+    step_tokens: int,
+    rows: int,
 ) -> list[PageGroup]:
     """The groups of a network, with pages that fill `kv_cache_bytes` together.
 
@@ -50,7 +55,8 @@ def page_groups(
     config = network.config
     windows = [config.window(layer) for layer in range(config.num_hidden_layers)]
     layers = {window: tuple(n for n, w in enumerate(windows) if w == window) for window in windows}
-    page_bytes = new_paged_caches(config, 1, page_size=page_size, dtype=network.dtype)[0].data.nbytes
+    one = new_paged_caches(config, 1, page_size=page_size, dtype=network.dtype, quantization=quantization)
+    page_bytes = one[0].data.nbytes
     step_pages = -(-step_tokens // page_size)
 
     def counts(pages: int) -> list[int]:

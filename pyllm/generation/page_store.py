@@ -46,7 +46,8 @@ class PageStore:
     """The pages of one network.
 
     Args:
-        kv_cache_bytes: memory for all pages. step_tokens, rows: most tokens of a step, and most texts held at once.
+        kv_cache_bytes: memory for all pages. quantization: of `pyllm.ops.PagedKVCache`.
+        step_tokens, rows: most tokens of a step, and most texts held at once.
 
     Attributes:
         whole_prompts: a prompt must be stored in one step.
@@ -57,11 +58,17 @@ class PageStore:
     """
 
     def __init__(
-        self, network: Transformer, kv_cache_bytes: int | None, page_size: int, step_tokens: int, rows: int
+        self,
+        network: Transformer,
+        kv_cache_bytes: int | None,
+        page_size: int,
+        quantization: str | None,
+        step_tokens: int,
+        rows: int,
     ) -> None:
         self.whole_prompts = network.config.prefix_decoder
         self.page_size, self.reused_tokens = page_size, 0
-        self.groups = page_groups(network, kv_cache_bytes, page_size, step_tokens, rows)
+        self.groups = page_groups(network, kv_cache_bytes, page_size, quantization, step_tokens, rows)
         group_of = {layer: n for n, group in enumerate(self.groups) for layer in group.layers}
         self._group_of = [group_of[layer] for layer in range(network.config.num_hidden_layers)]
         self._caches = new_paged_caches(
@@ -69,6 +76,7 @@ class PageStore:
             [self.groups[n].pool.count + 1 for n in self._group_of],
             page_size=page_size,
             dtype=network.dtype,
+            quantization=quantization,
             device=network.device,
         )
         self._network, self._weights = network, list(network.parameters())

@@ -118,14 +118,19 @@ def new_paged_caches(
     *,
     page_size: int = 64,
     dtype: torch.dtype = torch.float32,
+    quantization: str | None = None,
     device: torch.device | str = "cpu",
 ) -> list[PagedKVCache]:
     """A cache for each layer, of `pages` pages or of so many for each. The system lends memory as pages are written to.
 
-    `dtype` is the network's own. Contents are arbitrary: what was not written is never read.
+    `dtype` is the network's own, `quantization` None, "int8" or "int4", see `PagedKVCache`. Contents are arbitrary:
+    what was not written is never read.
     """
     layers, shape = config.num_hidden_layers, (config.num_key_value_heads, config.head_dim)
     counts = [pages] * layers if isinstance(pages, int) else pages
     return [
-        PagedKVCache.empty(count, *shape, page_size=page_size, dtype=dtype, device=device) for count in counts
+        PagedKVCache.empty(
+            count, *shape, page_size=page_size, dtype=dtype, quantization=quantization, device=device
+        )
+        for count in counts
     ]

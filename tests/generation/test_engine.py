@@ -90,11 +90,16 @@ def by_hand(
     return chosen, sequence_log_probs(network, torch.tensor(tokens), first=len(prompt)).tolist()
 
 
-def page_bytes(network: Transformer) -> int:
+def page_bytes(network: Transformer, quantization: str | None = None) -> int:
     """Memory of 16 tokens in all layers."""
     config = network.config
     cache = ops.PagedKVCache.empty(
-        1, config.num_key_value_heads, config.head_dim, page_size=16, dtype=network.dtype
+        1,
+        config.num_key_value_heads,
+        config.head_dim,
+        page_size=16,
+        dtype=network.dtype,
+        quantization=quantization,
     )
     return cache.data.nbytes * config.num_hidden_layers
 
@@ -164,6 +169,33 @@ def test_a_completion_depends_on_its_own_request_only(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_completion_depends_on_its_own_request_only_in_every_family(family: str, seed: int) -> None:
     check_under_random_schedules(family, seed, SHAPES)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_quantized_pages_depend_on_their_own_request_only(quantization: str) -> None:
+    network, chance = network_of("gemma3"), random.Random(quantization)
+    wanted = draw_requests(chance, 5)
+
+    def engine(**limits: Any) -> Engine:
+        return engine_of(network, kv_quantization=quantization, **limits)
+
+    alone = [engine().generate([prompt], config)[0] for prompt, config in wanted]
+    memory = 7 * page_bytes(network, quantization)
+    short = engine(max_batch_tokens=11, max_batch_size=3, kv_cache_bytes=memory, page_size=16)
+    assert run(short, wanted, chance) == alone
+    exact = engine_of(network).generate([wanted[0][0]], GenerationConfig(max_new_tokens=1, logprobs=1))[0]
+    ours = engine().generate([wanted[0][0]], GenerationConfig(max_new_tokens=1, logprobs=1))[0]
+    assert ours.logprobs != exact.logprobs
+    assert ours.logprobs[0] == pytest.approx(exact.logprobs[0], abs=0.03 if quantization == "int8" else 0.3)
+
+
+def test_quantized_pages_hold_more() -> None:
+    def pages(quantization: str | None) -> int:
+        engine = engine_of(network_of("llama"), kv_cache_bytes=1 << 18, kv_quantization=quantization)
+        return engine.statistics.pages
+
+    assert pages("int8") > 2 * pages(None)
+    assert pages("int4") > pages("int8")
 
 
 def same(found: Completion, network: Transformer, prompt: list[int], config: GenerationConfig) -> bool:
