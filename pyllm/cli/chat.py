@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pyllm.checkpoints.atomic import atomic_path
-from pyllm.cli.terminal import note, note_speed, show, write
+from pyllm.cli.terminal import hidden_typing, note, note_speed, show, write
 
 if TYPE_CHECKING:
-    from pyllm.generation import GenerationConfig
-    from pyllm.model import Model
+    from pyllm.generation import Engine, GenerationConfig
 
 _HELP = (
     "/regenerate answers anew, /save FILE keeps the conversation as JSON, /reset forgets it, /quit or Ctrl-D leaves, "
@@ -63,10 +62,11 @@ def chat(
         )
     opening: _Messages = [] if system is None else [{"role": "system", "content": system}]
     note(f"{model.name}: {_HELP}")
-    _converse(loaded, opening, config)
+    # One engine for the whole conversation: what was said before stays stored.
+    _converse(pyllm.Engine(loaded), opening, config)
 
 
-def _converse(model: Model, opening: _Messages, config: GenerationConfig) -> None:
+def _converse(engine: Engine, opening: _Messages, config: GenerationConfig) -> None:
     messages = list(opening)
     while (line := _read_message()) is not None:
         if line == "/quit":
@@ -75,17 +75,17 @@ def _converse(model: Model, opening: _Messages, config: GenerationConfig) -> Non
             messages = list(opening)
             note("The conversation starts afresh.")
         elif line == "/regenerate":
-            config = _regenerate(model, messages, config)
+            config = _regenerate(engine, messages, config)
         elif line == "/save" or line.startswith("/save "):
             _save(line.removeprefix("/save").strip(), messages)
         elif line.startswith("/") and " " not in line:
             note(f"There is no command {line}. {_HELP}")
         elif line:
             messages.append({"role": "user", "content": line})
-            _answer(model, messages, config)
+            _answer(engine, messages, config)
 
 
-def _regenerate(model: Model, messages: _Messages, config: GenerationConfig) -> GenerationConfig:
+def _regenerate(engine: Engine, messages: _Messages, config: GenerationConfig) -> GenerationConfig:
     """Answers the last message once more; a seed moves on by one, so that what is drawn differs."""
     if not messages or messages[-1]["role"] != "assistant":
         note("There is no answer to give anew.")
@@ -94,7 +94,7 @@ def _regenerate(model: Model, messages: _Messages, config: GenerationConfig) -> 
     messages.pop()
     if config.seed is not None:
         config = dataclasses.replace(config, seed=(config.seed + 1) % 2**63)
-    _answer(model, messages, config)
+    _answer(engine, messages, config)
     if len(messages) < len(before):
         messages[:] = before  # no answer came: the old one stays
     return config
@@ -109,22 +109,27 @@ def _save(name: str, messages: _Messages) -> None:
         with atomic_path(Path(name)) as path:
             path.write_text(json.dumps(messages, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     except (OSError, ValueError) as error:
-        print(f"pyllm: cannot save {name!r}: {error}", file=sys.stderr)
+        reason = (
+            getattr(error, "strerror", None) or error
+        )  # without the name of the file that was to be renamed
+        print(f"pyllm: cannot save {name!r}: {reason}", file=sys.stderr)
     else:
         note(f"Saved {len(messages)} messages to {name}.")
 
 
-def _answer(model: Model, messages: _Messages, config: GenerationConfig) -> None:
+def _answer(engine: Engine, messages: _Messages, config: GenerationConfig) -> None:
     """Appends the model's answer to the conversation; one that cannot be given takes its question back."""
     try:
-        stream = model.stream(messages, config)
+        stream = engine.submit(messages, config)
     except ValueError as error:
         print(f"pyllm: {error} (/reset starts the conversation afresh)", file=sys.stderr)
         messages.pop()
         return
     try:
-        timings = show(stream)
+        with hidden_typing():
+            timings = show(stream)
     except KeyboardInterrupt:
+        stream.cancel()
         write("\n")
         note("Stopped.")
         if not stream.completion.text:

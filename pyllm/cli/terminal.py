@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,6 +51,24 @@ def show(stream: Request, *, quiet: bool = False) -> Timings:
     decoded = len(stream.completion.token_ids) - made_at_first
     rate = decoded / (end - first) if decoded and end > first else 0.0
     return Timings(first - start, end - start, rate)
+
+
+@contextmanager
+def hidden_typing() -> Iterator[None]:
+    """Keys pressed meanwhile wait for the next line to be read, and do not show up in the middle of a text."""
+    if not sys.stdin.isatty() or os.name != "posix":
+        yield
+        return
+    import termios
+
+    before = termios.tcgetattr(sys.stdin)
+    muted = [*before]
+    muted[3] &= ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, muted)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 def note(text: str) -> None:
