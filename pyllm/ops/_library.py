@@ -35,7 +35,12 @@ def why_not_loaded() -> str | None:
 
 
 def has_kernels(x: torch.Tensor) -> bool:
-    """True if compiled kernels serve `x`'s device; otherwise warns once and the caller runs its reference."""
+    """True if compiled kernels serve `x`'s device; otherwise warns once and the caller runs its reference.
+
+    So does the caller, without a warning, under torch.func's transforms: they differentiate and batch the reference.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return False
     device = x.device.type
     if LOADED and device in _KERNEL_DEVICES:
         return True
@@ -53,7 +58,7 @@ def has_kernels(x: torch.Tensor) -> bool:
 
 def runs_kernels(x: torch.Tensor) -> bool:
     """`has_kernels`, with a short way for the common case: a call of a small op takes no longer than its checks."""
-    return (LOADED and x.is_cpu) or has_kernels(x)
+    return (LOADED and x.is_cpu and not torch._C._are_functorch_transforms_active()) or has_kernels(x)
 
 
 def call(op: Callable[..., Any], *args: Any) -> Any:

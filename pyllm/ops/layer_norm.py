@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, overload
 
 import torch
@@ -98,7 +99,8 @@ def _check_same_dtype(x: Tensor, name: str, other: Tensor) -> None:
 
 
 def _per_row(x: Tensor) -> Tensor:
-    return x.new_empty((x.shape[:-1].numel(),), dtype=torch.promote_types(x.dtype, torch.float32))
+    rows = math.prod(x.shape[:-1])  # Size.numel would fix a symbolic length
+    return x.new_empty((rows,), dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 @_library.register_fake("layer_norm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, overload
 
 import torch
@@ -91,7 +92,7 @@ def _check(x: Tensor, weight: Tensor, residual: Tensor | None) -> None:
 
 
 def _rstd_like(x: Tensor) -> Tensor:
-    rows = x.shape[:-1].numel()
+    rows = math.prod(x.shape[:-1])  # Size.numel would fix a symbolic length
     return x.new_empty((rows,), dtype=torch.promote_types(x.dtype, torch.float32))
 
 

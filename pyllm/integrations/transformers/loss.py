@@ -70,15 +70,18 @@ def head_forward(project: Callable[..., Tensor]) -> Callable[..., Any]:
     """A head's forward: deferred where its model asks for it, else `project(self, x)`."""
 
     def forward(self: torch.nn.Linear, input: Tensor) -> Any:
-        if _deferring.get() is self and input.is_cpu and _is_plain(self):
+        if not torch.compiler.is_compiling() and _deferring.get() is self and _may_defer(self, input):
             return DeferredLogits.of(input, self)
         return project(self, input)
 
     return forward
 
 
-def _is_plain(head: torch.nn.Linear) -> bool:
-    """Nobody hooks into the head (FSDP gives its weight back after it ran) or shards its weight."""
-    return type(head.weight) in (Tensor, torch.nn.Parameter) and not any(
-        vars(head)[hooks] for hooks in _HOOKS
+def _may_defer(head: torch.nn.Linear, input: Tensor) -> bool:
+    """Nobody hooks into the head (FSDP gives its weight back after it ran), shards its weight or transforms calls."""
+    return (
+        input.is_cpu
+        and type(head.weight) in (Tensor, torch.nn.Parameter)
+        and not any(vars(head)[hooks] for hooks in _HOOKS)
+        and not torch._C._are_functorch_transforms_active()
     )

@@ -1,0 +1,18 @@
+"""Patched models and our ops in two processes over gloo."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import torch
+
+from tests.integrations import distributed
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "dtensor"])
+def test_two_processes(name: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(distributed.run, (port, name), nprocs=distributed.RANKS)
