@@ -1,7 +1,7 @@
 """One training step of each contender: model, loss, backward and AdamW on one batch, everything at its defaults' best.
 
 All share shapes, batch and learning rate. Rivals are transformers' models with scaled_dot_product_attention and torch's
-fused AdamW. The precisions:
+fused AdamW; "patched" is the same after `pyllm.patch(model)`, "linear" with linear=True. The precisions:
 
     fp32       everything in float32
     autocast   float32 weights and moments, products in bfloat16 under torch.autocast
@@ -17,12 +17,14 @@ from typing import Any
 
 import torch
 
+import pyllm
 from pyllm import ops
 from pyllm.models import ModelConfig, Transformer, gpt2_config, preset
 from pyllm.optim import AdamW
 
 OURS, EAGER, COMPILED = "pyllm", "transformers", "transformers compiled"
-CONTENDERS = (OURS, EAGER, COMPILED)
+PATCHED, PATCHED_LINEAR = "transformers patched", "transformers patched, linear"
+CONTENDERS = (OURS, EAGER, COMPILED, PATCHED, PATCHED_LINEAR)
 PRECISIONS = ("fp32", "autocast", "bf16")
 _OPTIONS: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.95), "weight_decay": 0.1}
 
@@ -61,7 +63,7 @@ def make_step(contender: str, shape: Shape, precision: str, checkpointing: str =
     torch.manual_seed(0)
     if contender == OURS:
         return _our_step(shape, precision, checkpointing)
-    return _their_step(shape, precision, compiled=contender == COMPILED)
+    return _their_step(shape, precision, contender)
 
 
 def _our_step(shape: Shape, precision: str, checkpointing: str) -> Step:
@@ -82,11 +84,13 @@ def _our_step(shape: Shape, precision: str, checkpointing: str) -> Step:
     return step
 
 
-def _their_step(shape: Shape, precision: str, *, compiled: bool) -> Step:
+def _their_step(shape: Shape, precision: str, contender: str) -> Step:
     model = _transformers_model(shape.config).train()
     model = model.to(torch.bfloat16) if precision == "bf16" else model
     optimizer = torch.optim.AdamW(model.parameters(), fused=True, **_OPTIONS)
-    forward = torch.compile(model) if compiled else model
+    if contender in (PATCHED, PATCHED_LINEAR):
+        pyllm.patch(model, linear=contender == PATCHED_LINEAR)
+    forward = torch.compile(model) if contender == COMPILED else model
     inputs = shape.ids()[:, :-1].contiguous()
 
     def step() -> float:

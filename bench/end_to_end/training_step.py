@@ -38,7 +38,9 @@ def main(
     precision: Annotated[str, typer.Option(help="fp32, autocast or bf16.")] = "bf16",
     contender: Annotated[
         list[str] | None,
-        typer.Option(help="pyllm, transformers or 'transformers compiled'; all without one."),
+        typer.Option(
+            help="pyllm, transformers, 'transformers compiled', 'transformers patched'...; all without one."
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Timed steps of each, in turn.", min=1)] = 3,
     threads: Annotated[int, typer.Option(help="Threads of each contender.", min=1)] = os.cpu_count() or 1,

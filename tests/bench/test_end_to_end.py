@@ -10,6 +10,7 @@ import torch
 from pyllm.bench.end_to_end import contenders, shakespeare, step_profile, time_to_loss, training_step
 from pyllm.bench.roofline import Peaks, Roofline
 
+import pyllm
 from bench.end_to_end.workers import Worker  # by the name that a process of its own finds
 
 TEXT = "".join(chr(97 + i * i // 100 % 26) for i in range(4000))
@@ -39,11 +40,12 @@ def test_steps_learn_and_rivals_have_as_many_weights(name: str, precision: str) 
     shape = contenders.shape_of(name)
     theirs = contenders._transformers_model(shape.config)
     assert sum(p.numel() for p in theirs.parameters()) == shape.config.num_parameters()
-    for contender in (contenders.OURS, contenders.EAGER):
+    for contender in (contenders.OURS, contenders.EAGER, contenders.PATCHED, contenders.PATCHED_LINEAR):
         step = contenders.make_step(contender, shape, precision)
         first = step()
         assert abs(first - math.log(151)) < 0.3
         assert [step() for _ in range(3)][-1] < first
+    pyllm.unpatch()
 
 
 def test_shakespeare_contenders_walk_together() -> None:

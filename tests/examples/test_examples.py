@@ -1,0 +1,49 @@
+"""The scripts of examples/ run at small size and say what they promise."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.assets import REPOSITORY
+
+EXAMPLES = {
+    "plain_loop": [],
+    "transformers_trainer": ["accelerate"],
+    "peft_lora": ["peft"],
+    "lightning_loop": ["lightning"],
+}
+
+
+def run(name: str, *options: str) -> str:
+    command = [sys.executable, str(REPOSITORY / "examples" / f"{name}.py"), *options]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "TRANSFORMERS_VERBOSITY": "error"}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name: str) -> None:
+    for package in ("transformers", *EXAMPLES[name]):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    assert "--steps" in run(name, "--help")
+    printed = run(name, "--steps", "8", "--batch-size", "2", "--length", "64")
+    for moment in ("before", "after"):
+        assert re.search(rf"{moment} +[\d,]+ tokens/s +peak memory \+[\d,]+ MB", printed)
+    assert "loss       LlamaForCausalLM" in printed
+    first, last = map(float, re.search(r"loss ([\d.]+) -> ([\d.]+)", printed).groups())  # type: ignore[union-attr]
+    assert last < first
+
+
+def test_every_example_is_tested() -> None:
+    scripts = {path.stem for path in (REPOSITORY / "examples").glob("*.py")} - {"measured", "tiny"}
+    assert scripts == set(EXAMPLES)
