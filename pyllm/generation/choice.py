@@ -10,11 +10,12 @@ from torch import Tensor
 
 from pyllm import ops
 from pyllm.generation.config import GenerationConfig
-from pyllm.generation.log_probs import token_log_probs
+from pyllm.generation.log_probs import chosen_log_probs, token_log_probs
 from pyllm.generation.logits import head_logits, typical
 from pyllm.generation.request import Request
 
-# Steps whose log-probabilities are computed together: one pass over the head's weight in place of one per token.
+# Steps whose log-probabilities are computed together: one pass over the head's weight in place of one per token. That
+# of a head which is not quantized: the trainer's loss has logits of its own, in another order.
 _PENDING_STEPS = 32
 
 
@@ -47,6 +48,9 @@ class TokenChooser:
             requests = [requests[number] for number in good]
             hidden, logits, chosen = hidden[good], logits[good], chosen[good]
         self._append(requests, chosen, logits)
+        if isinstance(network.lm_head_weight, ops.QuantizedTensor):
+            _report(requests, chosen_log_probs(logits, chosen))
+            return
         self._pending.append((requests, hidden, chosen))
         if len(self._pending) == _PENDING_STEPS or any(request.finished for request in requests):
             self.flush()
@@ -60,9 +64,7 @@ class TokenChooser:
         tokens = torch.cat([tokens for _, _, tokens in self._pending])
         self._pending = []
         network = self._network
-        values = token_log_probs(hidden, network.lm_head_weight, tokens, network.logit_softcap)
-        for request, value in zip(owners, values.tolist(), strict=True):
-            request.completion.logprobs.append(value)
+        _report(owners, token_log_probs(hidden, network.lm_head_weight, tokens, network.logit_softcap))
 
     def _sample(self, requests: list[Request], logits: Tensor) -> Tensor:
         """A token for each row, (rows,) int64; rows of one kind of sampling are drawn in one call."""
@@ -85,6 +87,11 @@ class TokenChooser:
                 top.append(_most_likely(row, request.config.num_top_logprobs))
             request.editor.append(token)
             request.append(number)
+
+
+def _report(requests: list[Request], values: Tensor) -> None:
+    for request, value in zip(requests, values.tolist(), strict=True):
+        request.completion.logprobs.append(value)
 
 
 def _kind(config: GenerationConfig) -> tuple[float, ...]:

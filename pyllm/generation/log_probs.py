@@ -33,11 +33,14 @@ def token_log_probs(
     if isinstance(lm_head_weight, ops.QuantizedTensor):
         rows = max(1, _MOST_LOGITS // lm_head_weight.shape[0])
         parts = zip(hidden.split(rows), tokens.split(rows), strict=True)
-        return torch.cat([_chosen(head_logits(part, lm_head_weight, softcap), ids) for part, ids in parts])
+        return torch.cat(
+            [chosen_log_probs(head_logits(part, lm_head_weight, softcap), ids) for part, ids in parts]
+        )
     return -ops.linear_cross_entropy(hidden, lm_head_weight, tokens, softcap=softcap, reduction="none")
 
 
-def _chosen(logits: Tensor, tokens: Tensor) -> Tensor:
+def chosen_log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Of a quantized head: what `token_log_probs` makes of its logits (rows, vocab_size)."""
     return torch.log_softmax(logits, -1).gather(1, tokens.long()[:, None])[:, 0].float()
 
 

@@ -6,6 +6,7 @@ the op does not know (mixtures of experts, adapters, hooks, gradients) runs modu
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from pyllm.ops.decoder_step import LinearLayer, Norm
 
 # With more, Python's share is small, and `linear` has packed copies of float32 weights.
 MAX_TOKENS = 64
-_PLAIN = (DecoderLayer, Attention, GatedMLP, MLP, Linear, QuantizedLinear, RMSNorm, LayerNorm, nn.ModuleList)
+_PLAIN = (Decoder, DecoderLayer, Attention, GatedMLP, MLP, Linear, QuantizedLinear, RMSNorm, LayerNorm)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -41,16 +42,19 @@ class _Prepared:
 
     Attributes:
         network: None where the op does not know all of it.
-        parts: (where it stands, its name, module or tensor) of all that a pass uses.
+        places, names, parts: where the modules and tensors stand that a pass uses, and which they were.
         hooks: of the modules; none may have any.
     """
 
     network: DecoderNetwork | None
-    parts: list[tuple[dict[str, Any], str, Any]]
-    hooks: list[dict[int, Any]]
+    places: Sequence[dict[str, Any]]
+    names: Sequence[str]
+    parts: Sequence[Any]
+    hooks: Sequence[dict[int, Any]]
 
     def is_current(self) -> bool:
-        return all(place.get(name) is part for place, name, part in self.parts)
+        # Without a line of Python for each of a thousand parts.
+        return all(map(operator.is_, map(dict.get, self.places, self.names), self.parts))
 
 
 _prepared: weakref.WeakKeyDictionary[Decoder, _Prepared] = weakref.WeakKeyDictionary()
@@ -61,10 +65,15 @@ def prepared_network(decoder: Decoder, config: ModelConfig) -> DecoderNetwork | 
     prepared = _prepared.get(decoder)
     if prepared is None or not prepared.is_current():
         modules = [decoder, *decoder.layers.modules(), decoder.norm]
-        fits = all(map(_is_plain, modules[1:])) and not any(map(_is_permuted, modules))
+        fits = (
+            type(decoder) is Decoder
+            and all(map(_is_plain, modules[1:]))
+            and not any(map(_is_permuted, modules))
+        )
         network = _describe(decoder, config) if fits else None
         hooks = [module.__dict__[name] for module in modules for name in _HOOKS]
-        prepared = _prepared[decoder] = _Prepared(network, list(_parts(modules)), hooks)
+        places, names, parts = zip(*_parts(modules), strict=True)
+        prepared = _prepared[decoder] = _Prepared(network, places, names, parts, hooks)
     return None if any(prepared.hooks) else prepared.network
 
 
@@ -120,7 +129,11 @@ def _is_plain_call(x: Tensor) -> bool:
 
 def _is_plain(module: nn.Module) -> bool:
     parameters = (p for p in module._parameters.values() if p is not None)
-    return type(module) in _PLAIN and all(type(p) is nn.Parameter for p in parameters)
+    return (
+        type(module) in (*_PLAIN, nn.ModuleList)
+        and "forward" not in module.__dict__
+        and all(type(p) is nn.Parameter for p in parameters)
+    )
 
 
 def _is_permuted(module: nn.Module) -> bool:
@@ -131,6 +144,11 @@ def _parts(modules: Sequence[nn.Module]) -> Iterator[tuple[dict[str, Any], str, 
     for module in modules:
         for place in (module._modules, module._parameters):
             yield from ((place, name, part) for name, part in place.items())
+        yield (
+            module.__dict__,
+            "forward",
+            module.__dict__.get("forward"),
+        )  # put there by others, of this module alone
         if isinstance(module, QuantizedLinear):
             yield module.__dict__, "weight", module.weight
 

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from pyllm import GenerationConfig, Model, ops
 from pyllm.models import ModelConfig, Transformer
+from pyllm.nn.quantized import QuantizedLinear
 from pyllm.ops import _library
+from pyllm.quantization import quantize
 from tests.ops.conftest import levels
 
 PROMPT_LENGTHS = (1, 290, 37)  # one crosses the border of attention's key blocks while it grows
@@ -69,3 +71,14 @@ def test_a_prompt_in_chunks_is_the_prompt_at_once(network: Transformer, level: s
             cache = network.new_cache(1)
             chunks = [network.hidden_states(chunk, kv_cache=cache) for chunk in ids.split(size, 1)]
             assert torch.equal(torch.cat(chunks, 1), whole), size
+
+
+@pytest.mark.parametrize("level", levels())
+def test_log_probs_of_a_quantized_head_are_those_of_given_text(network: Transformer, level: str):
+    assert network.lm_head is not None
+    network.lm_head = QuantizedLinear(quantize(network.lm_head.weight, "q8_0"))
+    config = GenerationConfig(max_new_tokens=40, temperature=0.8, seed=3, ignore_eos=True)
+    with _library.forced_isa(level):
+        for done in Model(network).generate(prompts(), config):
+            text = [*done.prompt_token_ids, *done.token_ids]
+            assert torch.equal(torch.tensor(done.logprobs), Model(network).log_probs(text)[-40:])

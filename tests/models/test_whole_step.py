@@ -215,6 +215,10 @@ def test_adapters_and_hooks_are_honoured() -> None:
     assert_same_bits(run(network), before)
     assert len(seen) == len(STEPS)
     handle.remove()
+    layer = network.model.layers[1]
+    with mock.patch.object(layer, "forward", side_effect=layer.forward) as forward:
+        assert_same_bits(run(network), before)
+    assert forward.call_count == len(STEPS)
     assert_same_bits(in_one_call(network), before)
     network.model.layers[0].mlp.up_proj = Doubled(256, 512, bias=False)
     assert whole_step.prepared_network(network.model, network.config) is None
