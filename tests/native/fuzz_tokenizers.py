@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from pyllm import Tokenizer
@@ -81,21 +82,26 @@ def _write_own(tokenizer: Tokenizer, folder: Path, write) -> None:  # type: igno
     write("own", 0, packed)
 
 
-def main(seconds: str = "600") -> int:
-    """The long run; its findings lie in build/fuzz/native."""
+def run_fuzzer(target: str, seeds: Callable[[Path], None], seconds: str) -> int:
+    """Builds a program of tests/native and runs it on `seeds`; what it finds lies in build/fuzz/native."""
     work = REPOSITORY / "build" / "fuzz" / "native"
     work.mkdir(parents=True, exist_ok=True)
     clang = tool("clang++")
     options = [f"-DCMAKE_CXX_COMPILER={clang}", "-DPYLLM_LIBFUZZER=ON"] if clang else []
-    folder = REPOSITORY / "build" / "sanitize" / ("libfuzzer" if clang else "address")
-    program = build("address,undefined", folder, *options, target="tokenizers_loaders")
+    folder = REPOSITORY / "build" / "sanitize" / ("libfuzzer" if clang else "fuzz")
+    program = build("address,undefined", folder, *options, target=target)
     with tempfile.TemporaryDirectory() as corpus:
-        write_corpus(Path(corpus))
+        seeds(Path(corpus))
         command = [str(program), corpus, seconds]
         if clang:
             limits = [f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=2048", "-max_len=65536"]
             command = [str(program), *limits, f"-artifact_prefix={work}/", "-print_final_stats=1", corpus]
         return subprocess.run(command, cwd=work).returncode
+
+
+def main(seconds: str = "600") -> int:
+    """The long run; its findings lie in build/fuzz/native."""
+    return run_fuzzer("tokenizers_loaders", write_corpus, seconds)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ void test_adamw();
 void test_attention();
 void test_decoder_step();
 void test_dtypes();
+void test_formats();
 void test_gradient_norm();
+void test_grouped_linear();
 void test_layer_norm();
 void test_linear();
 void test_linear_cross_entropy();
@@ -32,7 +34,9 @@ void test_team();
 void fuzz_adamw(Dice&);
 void fuzz_attention(Dice&);
 void fuzz_decoder_step(Dice&);
+void fuzz_formats(Dice&);
 void fuzz_gradient_norm(Dice&);
+void fuzz_grouped_linear(Dice&);
 void fuzz_layer_norm(Dice&);
 void fuzz_linear(Dice&);
 void fuzz_linear_cross_entropy(Dice&);
@@ -75,7 +79,9 @@ void run_fixed() {
                                                       {"attention", test_attention},
                                                       {"decoder_step", test_decoder_step},
                                                       {"dtypes", test_dtypes},
+                                                      {"formats", test_formats},
                                                       {"gradient_norm", test_gradient_norm},
+                                                      {"grouped_linear", test_grouped_linear},
                                                       {"layer_norm", test_layer_norm},
                                                       {"linear", test_linear},
                                                       {"linear_cross_entropy", test_linear_cross_entropy},
@@ -93,10 +99,11 @@ void run_fixed() {
 
 void run_random(double seconds, uint64_t seed) {
   // Attention and products have the most paths and come first.
-  void (*const fuzzers[])(Dice&) = {fuzz_attention,        fuzz_linear,       fuzz_linear_cross_entropy,
-                                    fuzz_gradient_norm,    fuzz_adamw,        fuzz_layer_norm,
-                                    fuzz_quantized_linear, fuzz_rms_norm,     fuzz_rope,
-                                    fuzz_swiglu,           fuzz_decoder_step, fuzz_team};
+  void (*const fuzzers[])(Dice&) = {fuzz_attention,      fuzz_linear,     fuzz_linear_cross_entropy,
+                                    fuzz_gradient_norm,  fuzz_adamw,      fuzz_formats,
+                                    fuzz_grouped_linear, fuzz_layer_norm, fuzz_quantized_linear,
+                                    fuzz_rms_norm,       fuzz_rope,       fuzz_swiglu,
+                                    fuzz_decoder_step,   fuzz_team};
   const int64_t last = std::ssize(fuzzers) - 1;
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
   int64_t cases = 0;

@@ -5,6 +5,7 @@
 #include "formats/pack.h"
 #include "harness.h"
 #include "ops/quantized_linear/int8.h"
+#include "random_weight.h"
 
 namespace pyllm::test {
 namespace {
@@ -15,45 +16,6 @@ std::vector<std::string> format_names() {
   for (std::string name; std::getline(list, name, ',');) names.push_back(name);
   return names;
 }
-
-// A weight in a heap block of its exact size: any codes, scales of about 2^-6.
-class RandomWeight {
- public:
-  RandomWeight(const packed::Format& format, int64_t outputs, int64_t inputs)
-      : layout_(packed::layout_of(format, outputs, inputs)),
-        data_(static_cast<uint8_t*>(std::aligned_alloc(64, static_cast<size_t>(layout_.bytes)))),
-        format_(format) {
-    std::mt19937 engine(7);
-    for (int64_t i = 0; i < layout_.bytes; ++i) data_[i] = static_cast<uint8_t>(engine());
-    if (format.values == packed::Values::float8) {
-      for (int64_t i = 0; i < layout_.scales; ++i) data_[i] &= 0xbf;  // no NaN
-    }
-    fill(layout_.scales, layout_.subscales);
-    if (format.minimum == packed::Minimum::plain || format.minimum == packed::Minimum::nested) {
-      fill(layout_.minimums, layout_.subminimums);
-    }
-  }
-  ~RandomWeight() { std::free(data_); }
-  RandomWeight(const RandomWeight&) = delete;
-  RandomWeight& operator=(const RandomWeight&) = delete;
-
-  packed::Weight get() const { return {&format_, layout_, data_}; }
-
- private:
-  void fill(int64_t begin, int64_t end) {
-    visit(format_.scale, [&](auto zero) {
-      using T = decltype(zero);
-      T* numbers = reinterpret_cast<T*>(data_ + begin);
-      const int64_t count = (end - begin) / static_cast<int64_t>(sizeof(T));
-      for (int64_t i = 0; i < count; ++i)
-        numbers[i] = from_double<T>((1.0 + static_cast<double>(i % 7)) / 256);
-    });
-  }
-
-  packed::Layout layout_;
-  uint8_t* data_;
-  const packed::Format& format_;
-};
 
 // Forward with a bias, gradient of x, and the forward with bytes where the format has it.
 std::vector<Values> products(const packed::Weight& weight, DType dtype, int64_t rows) {

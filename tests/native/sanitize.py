@@ -16,8 +16,9 @@ from tests.assets import REPOSITORY
 
 SANITIZERS = ("address", "undefined", "thread")
 OPS = (
-    *("adamw", "attention", "decoder_step", "dtypes", "gradient_norm", "layer_norm", "linear"),
-    *("linear_cross_entropy", "parallel", "quantized_linear", "rms_norm", "rope", "swiglu", "team"),
+    *("adamw", "attention", "decoder_step", "dtypes", "formats", "gradient_norm", "grouped_linear"),
+    *("layer_norm", "linear", "linear_cross_entropy", "parallel", "quantized_linear", "rms_norm", "rope"),
+    *("swiglu", "team"),
 )
 
 

@@ -107,14 +107,14 @@ Tensor product_of(const Tensor& x_any, const Tensor& data, const std::optional<T
   Tensor out = empty(x, shape);
   check(!int8 || pyllm::quantized_linear::has_int8(*weight.format), kOp,
         "format " + format + " has no integers");
-  (int8 ? pyllm::quantized_linear::forward_int8
-        : pyllm::quantized_linear::forward)({.dtype = dtype_of(x, kOp, "x"),
-                                             .rows = rows_of(x),
-                                             .left = x.const_data_ptr(),
-                                             .stride = x.dim() == 2 ? x.stride(0) : inputs,
-                                             .weight = weight,
-                                             .bias = bias ? bias->const_data_ptr() : nullptr,
-                                             .out = out.mutable_data_ptr()});
+  const pyllm::quantized_linear::Product product = {.dtype = dtype_of(x, kOp, "x"),
+                                                    .rows = rows_of(x),
+                                                    .left = x.const_data_ptr(),
+                                                    .stride = x.dim() == 2 ? x.stride(0) : inputs,
+                                                    .weight = weight,
+                                                    .bias = bias ? bias->const_data_ptr() : nullptr,
+                                                    .out = out.mutable_data_ptr()};
+  int8 ? pyllm::quantized_linear::forward_int8(product) : pyllm::quantized_linear::forward(product);
   return out;
 }
 

@@ -69,9 +69,9 @@ void finish_tiles(const Product& p, const float* first, const float* second, int
   const int64_t lanes[2] = {smaller(columns, kLanes), smaller(columns - kLanes, kLanes)};
   const Vec add[2] = {bias ? load_lanes(bias, lanes[0]) : zero(),
                       bias && lanes[1] > 0 ? load_lanes(bias + kLanes, lanes[1]) : zero()};
-  Out* out = static_cast<Out*>(p.out) + row * p.columns + column;
+  Out* out = static_cast<Out*>(p.out) + row * p.out_stride + column;
   for (int64_t i = 0; i < rows; ++i) {
-    store_lines(out + i * p.columns, load(first + i * kLanes) + add[0], load(second + i * kLanes) + add[1],
+    store_lines(out + i * p.out_stride, load(first + i * kLanes) + add[0], load(second + i * kLanes) + add[1],
                 columns);
   }
 }

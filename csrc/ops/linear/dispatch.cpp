@@ -70,9 +70,9 @@ bool is_current(const Product& p) {
 }  // namespace
 
 void product(const Product& p) {
-  if (!p.packed) return kernels_for(p.dtype).product(p);
   Product checked = p;
-  checked.packed = p.dtype == DType::f32 && is_current(p) ? p.packed + kHeader : nullptr;
+  if (p.out_stride == 0) checked.out_stride = p.columns;
+  if (p.packed) checked.packed = p.dtype == DType::f32 && is_current(p) ? p.packed + kHeader : nullptr;
   kernels_for(p.dtype).product(checked);
 }
 

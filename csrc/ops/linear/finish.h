@@ -23,7 +23,7 @@ const T* at(const Operand& operand, int64_t i, int64_t k) {
 template <class T>
 void finish(const Product& p, int64_t row, int64_t column, Vec sum, int64_t lanes) {
   if (p.bias) sum = sum + load_lanes(static_cast<const T*>(p.bias) + column, lanes);
-  const int64_t at = row * p.columns + column;
+  const int64_t at = row * p.out_stride + column;
   if (p.out_dtype == DType::f32) {
     store_lanes(static_cast<float*>(p.out) + at, sum, lanes);
   } else {

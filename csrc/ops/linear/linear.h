@@ -26,10 +26,11 @@ struct Product {
   int64_t rows, columns, depth;
   Operand left, right;
   const void* bias;  // (columns,); may be null
-  void* out;         // (rows, columns), contiguous; may not overlap the operands
+  void* out;         // (rows, columns); may not overlap the operands
   // right as pack() wrote it; may be null. A hint: results have the same bits, and a pack of another level or
   // of an operand that has visibly changed is passed over.
   const float* packed = nullptr;
+  int64_t out_stride = 0;  // elements from row to row of out; 0: columns
 };
 
 // The order of each element's sum depends on depth, and on whether right is contiguous along the columns

@@ -99,8 +99,8 @@ struct Area {
 // Where a tile of out will be written soon.
 void prefetch_out(const Product& p, const Area& tile) {
   const int64_t size = size_of(p.out_dtype), width = tile.columns * size;
-  char* to = static_cast<char*>(p.out) + (tile.row * p.columns + tile.column) * size;
-  for (int64_t r = 0; r < tile.rows; ++r, to += p.columns * size) {
+  char* to = static_cast<char*>(p.out) + (tile.row * p.out_stride + tile.column) * size;
+  for (int64_t r = 0; r < tile.rows; ++r, to += p.out_stride * size) {
     for (int64_t i = 0; i < width; i += kCacheLine) __builtin_prefetch(to + i, 1);
   }
 }
@@ -113,8 +113,8 @@ void product_tile(const Product& p, const Area& tile, const float* strip, const 
   if (full && chains.blocks == 1 && p.out_dtype == DType::f32 && !p.bias) {
     // The sums of a single block are whole and are added up where they belong.
     if (chains.count > 1) prefetch_out(p, tile);
-    float* out = static_cast<float*>(p.out) + tile.row * p.columns + tile.column;
-    return panel_tile(tile.rows, tile.columns, strip, panel, chains, true, out, p.columns);
+    float* out = static_cast<float*>(p.out) + tile.row * p.out_stride + tile.column;
+    return panel_tile(tile.rows, tile.columns, strip, panel, chains, true, out, p.out_stride);
   }
   const bool last = block + 1 == chains.blocks;
   if (last) prefetch_out(p, tile);

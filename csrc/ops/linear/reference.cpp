@@ -20,7 +20,8 @@ void product_as(const Product& p) {
   parallel_for(0, p.rows * p.columns, 64, [&](int64_t begin, int64_t end) {
     Out* out = static_cast<Out*>(p.out);
     for (int64_t i = begin; i < end; ++i) {
-      out[i] = from_double<Out>(element<T>(p, i / p.columns, i % p.columns));
+      const int64_t row = i / p.columns, column = i % p.columns;
+      out[row * p.out_stride + column] = from_double<Out>(element<T>(p, row, column));
     }
   });
 }

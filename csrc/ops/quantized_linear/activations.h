@@ -4,8 +4,8 @@
 // its inputs.
 #pragma once
 
-#include "core/parallel.h"
 #include "core/scratch.h"
+#include "ops/quantized_linear/jobs.h"
 #include "ops/quantized_linear/quantized_linear.h"
 #include "ops/quantized_linear/scales.h"
 
@@ -26,6 +26,11 @@ class Activations {
       : rows_(p.rows), floats_(ceil_div(p.weight.layout.inputs, kChunk) * p.rows * kChunkRow) {
     for (int64_t i = 0; i < kInputs; ++i) inverses_[i] = 1.0f / codec.factors[i];  // powers of two: exact
     visit_vector_dtype(p.dtype, [&](auto zero) { pack<decltype(zero)>(p, sum_inputs_of(*p.weight.format)); });
+  }
+
+  // Codes of one kind carry the same powers of two.
+  static bool same(const Product& a, const Product& b) {
+    return same_left(a, b) && &codec_of(*a.weight.format) == &codec_of(*b.weight.format);
   }
 
   // kChunkRow floats; the next row's follow.

@@ -2,8 +2,6 @@
 // chunk row after row, in a row quad after quad in the order of a word's bytes.
 #pragma once
 
-#include "core/parallel.h"
-#include "core/scratch.h"
 #include "ops/quantized_linear/activations.h"
 
 namespace pyllm::quantized_linear {
@@ -43,7 +41,7 @@ namespace {
 
 class ByteActivations {
  public:
-  explicit ByteActivations(const Product& p)
+  ByteActivations(const Product& p, const Codec&)
       : rows_(p.rows),
         chunks_(ceil_div(p.weight.layout.inputs, kChunk)),
         memory_(chunks_ * rows_ * static_cast<int64_t>(sizeof(ByteChunk) / sizeof(float))) {
@@ -55,6 +53,8 @@ class ByteActivations {
       });
     });
   }
+
+  static bool same(const Product& a, const Product& b) { return same_left(a, b); }
 
   // The next row's follows.
   const ByteChunk* at(int64_t chunk, int64_t row) const { return chunks() + chunk * rows_ + row; }

@@ -10,22 +10,26 @@ PYLLM_DECLARE_PORTABLE(Int8Forward, int8_forward);
 namespace {
 
 // Doubles always run the reference.
-const Kernels& kernels_for(DType dtype) {
+bool is_double(const Product* products, int64_t count) { return count > 0 && products->dtype == DType::f64; }
+
+const Kernels& kernels_for(const Product* products, int64_t count) {
   static constexpr Levels<Kernels> kLevels = {.scalar = &kernels_scalar, PYLLM_PORTABLE_LEVELS(kernels)};
-  return dtype == DType::f64 ? kernels_scalar : kLevels.active();
+  return is_double(products, count) ? kernels_scalar : kLevels.active();
 }
 
 constexpr Int8Forward int8_forward_scalar = forward_int8_scalar;
 
 }  // namespace
 
-void forward(const Product& p) { kernels_for(p.dtype).forward(p); }
-void grad_x(const Product& p) { kernels_for(p.dtype).grad_x(p); }
+void forward(const Product* products, int64_t count) {
+  kernels_for(products, count).forward(products, count);
+}
+void grad_x(const Product* products, int64_t count) { kernels_for(products, count).grad_x(products, count); }
 
-void forward_int8(const Product& p) {
+void forward_int8(const Product* products, int64_t count) {
   static constexpr Levels<Int8Forward> kLevels = {.scalar = &int8_forward_scalar,
                                                   PYLLM_PORTABLE_LEVELS(int8_forward)};
-  (p.dtype == DType::f64 ? forward_int8_scalar : kLevels.active())(p);
+  (is_double(products, count) ? forward_int8_scalar : kLevels.active())(products, count);
 }
 
 }  // namespace pyllm::quantized_linear

@@ -44,8 +44,33 @@ static_assert(kStretch <= kDepth, "one chain of gemm()");
   }
 }
 
-[[maybe_unused]] void grad_x_chunk(const Product& p, const Codec& codec, const Table& table,
-                                   const float* grad, int64_t stride, int64_t chunk) {
+// Rows of grad_y as floats; zeros follow the last output up to whole stretches.
+class Gradients {
+ public:
+  Gradients(const Product& p, const Codec&)
+      : stride_(ceil_div(p.weight.layout.outputs, kStretch) * kStretch), floats_(p.rows * stride_) {
+    visit_vector_dtype(p.dtype, [&](auto zero) {
+      const int64_t outputs = p.weight.layout.outputs;
+      for (int64_t row = 0; row < p.rows; ++row) {
+        float* to = floats_.get() + row * stride_;
+        to_float(static_cast<const decltype(zero)*>(p.left) + row * p.stride, to, outputs);
+        for (int64_t i = outputs; i < stride_; ++i) to[i] = 0.0f;
+      }
+    });
+  }
+
+  static bool same(const Product&, const Product&) { return false; }
+
+  const float* get() const { return floats_.get(); }
+  int64_t stride() const { return stride_; }
+
+ private:
+  int64_t stride_;
+  Scratch floats_;
+};
+
+[[maybe_unused]] void grad_x_chunk(const Job<Gradients>& job, int64_t chunk) {
+  const Product& p = job.p;
   const packed::Layout& layout = p.weight.layout;
   const int64_t units = smaller(kChunkUnits, layout.units - chunk * kChunkUnits);
   const int64_t inputs = smaller(kChunk, layout.inputs - chunk * kChunk);
@@ -59,8 +84,8 @@ static_assert(kStretch <= kDepth, "one chain of gemm()");
     const int64_t panels = smaller(kPanels, layout.panels - first);
     for (int64_t i = 0; i < panels; ++i) {
       load_scales(p.weight, first + i, chunk, units, scales);
-      codec.unpack(p.weight.unit(first + i, chunk * kChunkUnits), table, units, unpacked.get());
-      place_values(unpacked.get(), codec, sum_inputs, units, by, stretch.get() + i * kOutputs * kPanel);
+      job.codec.unpack(p.weight.unit(first + i, chunk * kChunkUnits), job.table, units, unpacked.get());
+      place_values(unpacked.get(), job.codec, sum_inputs, units, by, stretch.get() + i * kOutputs * kPanel);
     }
     // gemm() wants panels as high as the depth: it takes the stretch as one of kStretch, whose missing
     // outputs have gradients of zero and values that are finite.
@@ -70,7 +95,7 @@ static_assert(kStretch <= kDepth, "one chain of gemm()");
         for (int64_t n = 0; n < kOutputs * kPanel; n += kLanes) store(rows + n, zero());
       }
     }
-    gemm(grad + first * kOutputs, stride, stretch.get(), sums.get(), kChunk, p.rows,
+    gemm(job.x.get() + first * kOutputs, job.x.stride(), stretch.get(), sums.get(), kChunk, p.rows,
          ceil_div(inputs, kPanel) * kPanel, kStretch, true);
   }
   visit_vector_dtype(p.dtype, [&](auto zero) {
@@ -81,24 +106,10 @@ static_assert(kStretch <= kDepth, "one chain of gemm()");
   });
 }
 
-[[maybe_unused]] void run_grad_x(const Product& p, const Codec& codec, const Table& table) {
-  if (p.rows == 0) return;
-  const packed::Layout& layout = p.weight.layout;
-  const int64_t stride = ceil_div(layout.outputs, kStretch) * kStretch;
-  const Scratch grad(p.rows * stride);
-  visit_vector_dtype(p.dtype, [&](auto zero) {
-    const auto* from = static_cast<const decltype(zero)*>(p.left);
-    for (int64_t row = 0; row < p.rows; ++row) {
-      float* to = grad.get() + row * stride;
-      to_float(from + row * p.stride, to, layout.outputs);
-      for (int64_t i = layout.outputs; i < stride; ++i) to[i] = 0.0f;
-    }
-  });
-  parallel_for(0, ceil_div(layout.inputs, kChunk), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t chunk = begin; chunk < end; ++chunk) {
-      grad_x_chunk(p, codec, table, grad.get(), stride, chunk);
-    }
-  });
+[[maybe_unused]] void run_grad_x(const Product* products, int64_t count) {
+  const auto cut_chunks = [](const Product& p) { return cut(p, ceil_div(p.weight.layout.inputs, kChunk)); };
+  const Jobs<Gradients> jobs(products, count, cut_chunks);
+  jobs.for_each_part([](const Job<Gradients>& job, int64_t chunk) { grad_x_chunk(job, chunk); });
 }
 
 }  // namespace

@@ -20,12 +20,13 @@ namespace pyllm::quantized_linear {
 
 constexpr int64_t kSpan = int64_t{1} << 16;  // 128 * 127 * kSpan fits 31 bits
 
-using Int8Forward = void (*)(const Product&);
+using Int8Forward = void (*)(const Product* products, int64_t count);
 
 // p.weight's format stands for integers.
 bool has_int8(const packed::Format& format);
 
-void forward_int8(const Product&);
-void forward_int8_scalar(const Product&);
+void forward_int8(const Product* products, int64_t count);
+inline void forward_int8(const Product& p) { forward_int8(&p, 1); }
+void forward_int8_scalar(const Product* products, int64_t count);
 
 }  // namespace pyllm::quantized_linear

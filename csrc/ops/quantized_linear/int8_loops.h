@@ -23,13 +23,7 @@ namespace {
 constexpr int kByteRows = 4;
 constexpr int64_t kChunkBytes = kChunk * kOutputs;  // of codes
 
-// What stays the same for all panels.
-struct ByteJob {
-  const Product& p;
-  const Codec& codec;
-  const Table& table;
-  const ByteActivations& x;
-};
+using ByteJob = Job<ByteActivations>;
 
 // out (rows x 16) += one chunk.
 template <class Dots, int Most, int SumQuads, int Rows = kByteRows>
@@ -138,28 +132,29 @@ ByteKernels byte_kernels(const Codec& codec) {
 }
 
 template <class Dots>
-void run_int8(const Product& p) {
-  if (p.rows == 0) return;
-  const Codec& codec = codec_of(*p.weight.format);
-  const Table table = table_of(*p.weight.format);
-  const ByteActivations x(p);
-  const ByteJob job = {p, codec, table, x};
-  const ByteKernels kernels = byte_kernels<Dots>(codec);
-  const bool whole = p.weight.format->group == 0;
-  for_each_block(p, [&](int64_t first, int64_t end, const Rows& rows) {
-    const int64_t count = (end - first) * rows.count() * kOutputs;
-    const Scratch bytes(kChunkBytes / 4), integers(whole ? count : 0), sums(count);
-    std::memset(sums.bytes(), 0, static_cast<size_t>(count) * sizeof(float));
-    auto* codes = reinterpret_cast<uint8_t*>(bytes.bytes());
-    if (whole) {
-      std::memset(integers.bytes(), 0, static_cast<size_t>(count) * sizeof(int32_t));
-      sum_whole(job, kernels, first, end, rows, codes, reinterpret_cast<int32_t*>(integers.bytes()),
-                sums.get());
-    } else {
-      sum_scaled(job, kernels, first, end, rows, codes, sums.get());
-    }
-    finish_panels(p, first, end, rows, sums.get());
-  });
+void sum_panels(const ByteJob& job, int64_t first, int64_t end, const Rows& rows) {
+  const ByteKernels kernels = byte_kernels<Dots>(job.codec);
+  const bool whole = job.p.weight.format->group == 0;
+  const int64_t count = (end - first) * rows.count() * kOutputs;
+  const Scratch bytes(kChunkBytes / 4), integers(whole ? count : 0), sums(count);
+  std::memset(sums.bytes(), 0, static_cast<size_t>(count) * sizeof(float));
+  auto* codes = reinterpret_cast<uint8_t*>(bytes.bytes());
+  if (whole) {
+    std::memset(integers.bytes(), 0, static_cast<size_t>(count) * sizeof(int32_t));
+    sum_whole(job, kernels, first, end, rows, codes, reinterpret_cast<int32_t*>(integers.bytes()),
+              sums.get());
+  } else {
+    sum_scaled(job, kernels, first, end, rows, codes, sums.get());
+  }
+  finish_panels(job.p, first, end, rows, sums.get());
+}
+
+template <class Dots>
+void run_int8(const Product* products, int64_t count) {
+  for_each_group(Jobs<ByteActivations>(products, count, cut_panels),
+                 [](const ByteJob& job, int64_t first, int64_t end) {
+                   for_each_block(job.p, [&](const Rows& rows) { sum_panels<Dots>(job, first, end, rows); });
+                 });
 }
 
 }  // namespace

@@ -7,8 +7,7 @@ namespace pyllm::quantized_linear {
 namespace {
 
 constexpr int64_t kGroupPanels = 8, kBlockRows = 192, kNearRows = 16;
-constexpr int64_t kTasks = 16;           // wanted of a weight with few panels
-constexpr int64_t kForkCodes = 1 << 14;  // codes times rows that pay for a fork
+constexpr int64_t kTasks = 16;  // wanted of a weight with few panels
 
 struct Rows {
   int64_t begin, end;
@@ -23,29 +22,30 @@ void for_each_chunk(const packed::Weight& weight, const F& f) {
   }
 }
 
-// f(first panel, end) for groups of `at_once` panels, in parallel.
-template <class F>
-void for_each_group(const Product& p, int64_t at_once, const F& f) {
-  const int64_t panels = p.weight.layout.panels;
-  const int64_t codes = p.weight.layout.units * kInputs * kOutputs * at_once;
-  const int64_t grain = 1 + kForkCodes / (codes * p.rows + 1);
-  parallel_for(0, ceil_div(panels, at_once), grain, [&](int64_t begin, int64_t end) {
-    for (int64_t first = begin * at_once; first < smaller(panels, end * at_once); first += at_once) {
-      f(first, smaller(panels, first + at_once));
-    }
+// Panels of one part. Many rows: panels share a block of them; few stay near the core anyway, and codes are
+// then read straight through.
+[[maybe_unused]] int64_t panels_at_once(const Product& p) {
+  if (p.rows == 1) return kPanelsAtOnce;
+  return p.rows <= kNearRows ? 1 : smaller(kGroupPanels, ceil_div(p.weight.layout.panels, kTasks));
+}
+
+[[maybe_unused]] Cut cut_panels(const Product& p) {
+  return cut(p, ceil_div(p.weight.layout.panels, panels_at_once(p)));
+}
+
+// f(job, first panel, end) for all jobs, in parallel.
+template <class X, class F>
+void for_each_group(const Jobs<X>& jobs, const F& f) {
+  jobs.for_each_part([&](const Job<X>& job, int64_t part) {
+    const int64_t at_once = panels_at_once(job.p);
+    f(job, part * at_once, smaller(job.p.weight.layout.panels, (part + 1) * at_once));
   });
 }
 
-// The same with blocks of rows: f(first panel, end, rows). Panels share a block of many rows; few stay near
-// the core anyway, and codes are then read straight through.
+// f(rows) for blocks of rows.
 template <class F>
 void for_each_block(const Product& p, const F& f) {
-  const int64_t at_once =
-      p.rows <= kNearRows ? 1 : smaller(kGroupPanels, ceil_div(p.weight.layout.panels, kTasks));
-  for_each_group(p, at_once, [&](int64_t first, int64_t end) {
-    for (int64_t row = 0; row < p.rows; row += kBlockRows)
-      f(first, end, Rows{row, smaller(p.rows, row + kBlockRows)});
-  });
+  for (int64_t row = 0; row < p.rows; row += kBlockRows) f(Rows{row, smaller(p.rows, row + kBlockRows)});
 }
 
 template <class T>

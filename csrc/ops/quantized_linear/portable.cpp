@@ -25,17 +25,12 @@ namespace {
 
 constexpr int kDirectRows = 2;
 constexpr int kTileRows = (kVectorRegisters - 4) / (2 * kVecs);
-// What stays the same for all panels.
-struct Job {
-  const Product& p;
-  const Codec& codec;
-  const Table& table;
-  const Activations& x;
-};
+
+using FloatJob = Job<Activations>;
 
 // sums = panels [first, first + at_once) for p.rows <= kDirectRows rows. Where panels are missing at the end
 // the last one is summed again.
-void add_direct(const Job& job, int64_t first, int64_t at_once, float* sums) {
+void add_direct(const FloatJob& job, int64_t first, int64_t at_once, float* sums) {
   const packed::Weight& weight = job.p.weight;
   ChunkScales scales[kPanelsAtOnce];
   const Scaling by = scaling_of(*weight.format, scales);
@@ -52,13 +47,11 @@ void add_direct(const Job& job, int64_t first, int64_t at_once, float* sums) {
   });
 }
 
-void forward_direct(const Job& job) {
-  const int64_t at_once = job.p.rows == 1 ? kPanelsAtOnce : 1;
-  for_each_group(job.p, at_once, [&](int64_t first, int64_t end) {
-    alignas(64) float sums[kDirectRows * kPanelsAtOnce * kOutputs];
-    add_direct(job, first, at_once, sums);
-    finish_panels(job.p, first, end, {0, job.p.rows}, sums);
-  });
+void forward_direct(const FloatJob& job, int64_t first, int64_t end) {
+  const int64_t at_once = panels_at_once(job.p);
+  alignas(64) float sums[kDirectRows * kPanelsAtOnce * kOutputs];
+  add_direct(job, first, at_once, sums);
+  finish_panels(job.p, first, end, {0, job.p.rows}, sums);
 }
 
 // sums += one chunk, in tiles of Count rows, then the next smaller.
@@ -76,7 +69,7 @@ void add_tiles(const float* unpacked, int64_t units, const Scaling& by, const fl
 }
 
 // Panels [first, end) and a block of rows. sums: rows x 16 floats for each panel.
-void add_unpacked(const Job& job, int64_t first, int64_t end, const Rows& rows, float* unpacked,
+void add_unpacked(const FloatJob& job, int64_t first, int64_t end, const Rows& rows, float* unpacked,
                   float* sums) {
   const packed::Weight& weight = job.p.weight;
   ChunkScales scales;
@@ -94,28 +87,24 @@ void add_unpacked(const Job& job, int64_t first, int64_t end, const Rows& rows, 
   });
 }
 
-void forward_unpacked(const Job& job) {
-  for_each_block(job.p, [&](int64_t first, int64_t end, const Rows& rows) {
+void forward_unpacked(const FloatJob& job, int64_t first, int64_t end) {
+  for_each_block(job.p, [&](const Rows& rows) {
     const Scratch unpacked(kChunk * kOutputs), sums((end - first) * rows.count() * kOutputs);
     add_unpacked(job, first, end, rows, unpacked.get(), sums.get());
     finish_panels(job.p, first, end, rows, sums.get());
   });
 }
 
-void run_forward(const Product& p) {
-  if (p.rows == 0) return;
-  const Codec& codec = codec_of(*p.weight.format);
-  const Table table = table_of(*p.weight.format);
-  const Activations x(p, codec);
-  const Job job = {p, codec, table, x};
-  p.rows <= kDirectRows ? forward_direct(job) : forward_unpacked(job);
+void run_forward(const Product* products, int64_t count) {
+  for_each_group(Jobs<Activations>(products, count, cut_panels),
+                 [](const FloatJob& job, int64_t first, int64_t end) {
+                   (job.p.rows <= kDirectRows ? forward_direct : forward_unpacked)(job, first, end);
+                 });
 }
-
-void run_gradient(const Product& p) { run_grad_x(p, codec_of(*p.weight.format), table_of(*p.weight.format)); }
 
 }  // namespace
 
 extern const Kernels PYLLM_LEVEL_TABLE(kernels);
-const Kernels PYLLM_LEVEL_TABLE(kernels) = {run_forward, run_gradient};
+const Kernels PYLLM_LEVEL_TABLE(kernels) = {run_forward, run_grad_x};
 
 }  // namespace pyllm::quantized_linear

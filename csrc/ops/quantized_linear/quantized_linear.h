@@ -26,14 +26,18 @@ struct Product {
   void* out;         // contiguous; may not overlap the operands
 };
 
+// Several products of one dtype are one parallel loop, each with the bits that it has alone: gate and up, or
+// the experts of a layer. Neighbours that read the same x, from weights of one format, prepare it once.
 struct Kernels {
-  void (*forward)(const Product&);
-  void (*grad_x)(const Product&);
+  void (*forward)(const Product* products, int64_t count);
+  void (*grad_x)(const Product* products, int64_t count);
 };
 
 extern const Kernels kernels_scalar;
 
-void forward(const Product&);
-void grad_x(const Product&);
+void forward(const Product* products, int64_t count);
+void grad_x(const Product* products, int64_t count);
+inline void forward(const Product& p) { forward(&p, 1); }
+inline void grad_x(const Product& p) { grad_x(&p, 1); }
 
 }  // namespace pyllm::quantized_linear

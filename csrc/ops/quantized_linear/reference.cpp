@@ -51,8 +51,16 @@ void grad_x_as(const Product& p) {
 }  // namespace
 
 const Kernels kernels_scalar = {
-    [](const Product& p) { visit(p.dtype, [&](auto zero) { forward_as<decltype(zero)>(p); }); },
-    [](const Product& p) { visit(p.dtype, [&](auto zero) { grad_x_as<decltype(zero)>(p); }); },
+    [](const Product* products, int64_t count) {
+      for (const Product* p = products; p < products + count; ++p) {
+        visit(p->dtype, [&](auto zero) { forward_as<decltype(zero)>(*p); });
+      }
+    },
+    [](const Product* products, int64_t count) {
+      for (const Product* p = products; p < products + count; ++p) {
+        visit(p->dtype, [&](auto zero) { grad_x_as<decltype(zero)>(*p); });
+      }
+    },
 };
 
 }  // namespace pyllm::quantized_linear

@@ -125,8 +125,10 @@ bool has_int8(const packed::Format& format) {
   return true;
 }
 
-void forward_int8_scalar(const Product& p) {
-  visit(p.dtype, [&](auto zero) { forward_int8_as<decltype(zero)>(p); });
+void forward_int8_scalar(const Product* products, int64_t count) {
+  for (const Product* p = products; p < products + count; ++p) {
+    visit(p->dtype, [&](auto zero) { forward_int8_as<decltype(zero)>(*p); });
+  }
 }
 
 }  // namespace pyllm::quantized_linear

@@ -10,8 +10,12 @@ namespace {
 
 constexpr int kVecs = kOutputs / kLanes;
 
+// Panels for one row: four chains at least. Eight on AVX2 were 3% faster in cache and 5% slower out of it.
+constexpr int kPanelsAtOnce = kVecs == 1 ? 2 : 1;
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
 
 // Inputs of a sum: a group's, or a chunk's where all inputs share a scale.
 [[maybe_unused]] inline int64_t sum_inputs_of(const packed::Format& format) {

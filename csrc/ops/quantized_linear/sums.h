@@ -23,9 +23,6 @@ namespace {
 // Asked for: the hardware does too little for a stream that takes so long to unpack.
 constexpr int64_t kUnitsAhead = 4;
 
-// Panels for one row: four chains at least. Eight on AVX2 were 3% faster in cache and 5% slower out of it.
-constexpr int kPanelsAtOnce = kVecs == 1 ? 2 : 1;
-
 // Codes of one unit of some panels, which begins at `offset` of each one's.
 template <class Policy>
 struct Packed {
