@@ -29,8 +29,11 @@ from pyllm.generation.page_store import PageStore
 from pyllm.generation.prompts import Prompt, check_prompts, encode_prompt, encode_prompts
 from pyllm.generation.request import Request, request_seed
 from pyllm.generation.scheduler import Scheduler
-from pyllm.models import Transformer
+from pyllm.models import EndlessWindow, Transformer
 from pyllm.ops.quantized_kv import KV_QUANTIZATIONS
+
+# Of an endless text: beyond, float32 no longer tells rotary angles of neighbouring positions apart well.
+MOST_TOKENS = 1 << 20
 
 
 class Generator(Protocol):
@@ -82,6 +85,10 @@ class Engine:
         page_size: tokens of a page: 16, 32, 64, 128 or 256. Whole pages are shared.
         kv_quantization: None: keys and values in the network's dtype. "int8", "int4": codes, see
             `pyllm.ops.PagedKVCache`; more texts fit, tokens differ from those without.
+        recent_tokens: None: tokens see all of their text. Otherwise the newest so many and the first `sink_tokens`
+            alone, as if there were nothing between (StreamingLLM), so that a text may go on beyond the model's
+            context, in constant memory.
+        sink_tokens: see there.
 
     Raises:
         ValueError: an argument is out of range. TypeError: the model does not predict tokens.
@@ -96,6 +103,8 @@ class Engine:
         kv_cache_bytes: int | None = None,
         page_size: int = 64,
         kv_quantization: str | None = None,
+        recent_tokens: int | None = None,
+        sink_tokens: int = 4,
     ) -> None:
         limits = {"max_batch_tokens": max_batch_tokens, "max_batch_size": max_batch_size}
         if kv_cache_bytes is not None:
@@ -114,10 +123,23 @@ class Engine:
             )
         if not hasattr(self.network, "lm_head_weight"):
             raise TypeError(f"model must predict tokens, got a {self.network.config.model_type}")
+        endless = None if recent_tokens is None else EndlessWindow(sink_tokens, recent_tokens)
+        self._longest = self.network.config.max_position_embeddings
+        if endless is not None:
+            if not isinstance(self.network, Transformer):
+                raise ValueError(f"recent_tokens must be None for a {self.network.config.model_type}")
+            endless.check(self.network)
+            self._longest = MOST_TOKENS
         self._eos = tuple(model.eos_token_ids)
         self._store: Any = (
             PageStore(
-                self.network, kv_cache_bytes, page_size, kv_quantization, max_batch_tokens, max_batch_size
+                self.network,
+                kv_cache_bytes,
+                page_size,
+                kv_quantization,
+                max_batch_tokens,
+                max_batch_size,
+                endless,
             )
             if isinstance(self.network, Transformer)
             else OwnCacheStore(self.network)
@@ -141,7 +163,7 @@ class Engine:
             if getattr(config, name) != 1:
                 raise ValueError(f"{name} must be 1 for a request, got {getattr(config, name)}")
         ids = encode_prompt(prompt, self.tokenizer, self.network.config.bos_token_id)
-        check_prompts(self.network, [ids], config, self.tokenizer)
+        check_prompts(self.network, [ids], config, self.tokenizer, self._longest)
         return self._submit(ids, config, 0)
 
     def generate(
@@ -155,7 +177,7 @@ class Engine:
         if config.num_beams != 1:
             raise ValueError(f"num_beams must be 1 in an engine, got {config.num_beams}")
         ids = encode_prompts(prompts, self.tokenizer, self.network.config.bos_token_id)
-        check_prompts(self.network, ids, config, self.tokenizer)
+        check_prompts(self.network, ids, config, self.tokenizer, self._longest)
         requests = [
             self._submit(prompt, config, copy)
             for prompt in ids
@@ -227,7 +249,7 @@ class Engine:
         return ThreadPoolExecutor(1, "pyllm-engine")
 
     def _submit(self, prompt: list[int], config: GenerationConfig, copy: int) -> Request:
-        limit = min(config.max_new_tokens, self.network.config.max_position_embeddings - len(prompt))
+        limit = min(config.max_new_tokens, self._longest - len(prompt))
         request = Request(self, prompt, config, request_seed(config, copy), self._eos, limit)
         self._store.check(request)
         with self._lock:

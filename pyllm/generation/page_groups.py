@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyllm.generation.page_pool import PagePool
-from pyllm.models import Transformer, new_paged_caches
+from pyllm.models import EndlessWindow, Transformer, new_paged_caches
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,13 @@ class PageGroup:
 
     Attributes:
         window: how many keys a query sees, its own included; None: all.
+        sink_pages: pages at the beginning that stay visible.
         layers: their numbers.
         step_tokens: most tokens that a step stores.
     """
 
     window: int | None
+    sink_pages: int
     layers: tuple[int, ...]
     step_tokens: int
     pool: PagePool
@@ -32,7 +34,13 @@ class PageGroup:
         pages = -(-tokens // page_size)
         if self.window is None:
             return pages
-        return min(pages, _window_pages(self.window, page_size) + -(-self.step_tokens // page_size))
+        seen = self.sink_pages + _window_pages(self.window, page_size)
+        return min(pages, seen + -(-self.step_tokens // page_size))
+
+    def visible(self, pages: int, page_size: int) -> list[int]:
+        """Of a text's first `pages` pages, which are full, those that the next token sees."""
+        first = self.first_page(pages * page_size, page_size)
+        return [*range(min(self.sink_pages, first)), *range(first, pages)]
 
 
 def page_groups(
@@ -42,6 +50,7 @@ def page_groups(
     quantization: str | None,
     step_tokens: int,
     rows: int,
+    endless: EndlessWindow | None,
 ) -> list[PageGroup]:
     """The groups of a network, with pages that fill `kv_cache_bytes` together.
 
@@ -53,19 +62,24 @@ def page_groups(
         ValueError: not one page each fits into the memory.
     """
     config = network.config
-    windows = [config.window(layer) for layer in range(config.num_hidden_layers)]
-    layers = {window: tuple(n for n, w in enumerate(windows) if w == window) for window in windows}
+    spans = [_span(config.window(layer), endless, page_size) for layer in range(config.num_hidden_layers)]
+    layers = {span: tuple(n for n, other in enumerate(spans) if other == span) for span in spans}
     one = new_paged_caches(config, 1, page_size=page_size, dtype=network.dtype, quantization=quantization)
     page_bytes = one[0].data.nbytes
     step_pages = -(-step_tokens // page_size)
 
     def counts(pages: int) -> list[int]:
-        limits = [pages if w is None else rows * _window_pages(w, page_size) + step_pages for w in layers]
+        limits = [
+            pages if window is None else rows * (sinks + _window_pages(window, page_size)) + step_pages
+            for window, sinks in layers
+        ]
         return [min(pages, limit) for limit in limits]
 
     def needed(pages: int) -> int:
         # One more of each: page 0 is never lent.
-        return sum((n + 1) * len(layers[w]) * page_bytes for n, w in zip(counts(pages), layers, strict=True))
+        return sum(
+            (n + 1) * len(own) * page_bytes for n, own in zip(counts(pages), layers.values(), strict=True)
+        )
 
     context = -(-config.max_position_embeddings // page_size)
     if kv_cache_bytes is None:
@@ -79,8 +93,16 @@ def page_groups(
         middle = (low + high) // 2
         low, high = (middle, high) if needed(middle) <= kv_cache_bytes else (low, middle)
     return [
-        PageGroup(w, layers[w], step_tokens, PagePool(n)) for n, w in zip(counts(low), layers, strict=True)
+        PageGroup(*span, own, step_tokens, PagePool(n))
+        for n, (span, own) in zip(counts(low), layers.items(), strict=True)
     ]
+
+
+def _span(window: int | None, endless: EndlessWindow | None, page_size: int) -> tuple[int | None, int]:
+    """A layer's window, and its pages with sink tokens."""
+    if endless is None or window is not None:
+        return window, 0
+    return endless.recent_tokens, -(-endless.sink_tokens // page_size)
 
 
 def _window_pages(window: int, page_size: int) -> int:

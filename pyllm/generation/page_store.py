@@ -21,7 +21,7 @@ from torch import Tensor
 from pyllm.generation.page_groups import page_groups
 from pyllm.generation.page_pool import PagePool
 from pyllm.generation.request import Request
-from pyllm.models import Transformer, new_paged_caches, paged_hidden_states
+from pyllm.models import EndlessWindow, Transformer, new_paged_caches, paged_hidden_states
 
 _NO_PAGE = 0
 
@@ -47,7 +47,7 @@ class PageStore:
 
     Args:
         kv_cache_bytes: memory for all pages. quantization: of `pyllm.ops.PagedKVCache`.
-        step_tokens, rows: most tokens of a step, and most texts held at once.
+        step_tokens, rows: most tokens of a step, and most texts held at once. endless: what tokens see of a text.
 
     Attributes:
         whole_prompts: a prompt must be stored in one step.
@@ -65,10 +65,13 @@ class PageStore:
         quantization: str | None,
         step_tokens: int,
         rows: int,
+        endless: EndlessWindow | None = None,
     ) -> None:
         self.whole_prompts = network.config.prefix_decoder
         self.page_size, self.reused_tokens = page_size, 0
-        self.groups = page_groups(network, kv_cache_bytes, page_size, quantization, step_tokens, rows)
+        self.groups = page_groups(
+            network, kv_cache_bytes, page_size, quantization, step_tokens, rows, endless
+        )
         group_of = {layer: n for n, group in enumerate(self.groups) for layer in group.layers}
         self._group_of = [group_of[layer] for layer in range(network.config.num_hidden_layers)]
         self._caches = new_paged_caches(
@@ -79,6 +82,7 @@ class PageStore:
             quantization=quantization,
             device=network.device,
         )
+        self._endless = endless
         self._network, self._weights = network, list(network.parameters())
         self._held: dict[Request, _Held] = {}
         self._in_flight: set[bytes] = set()
@@ -112,15 +116,16 @@ class PageStore:
         """Takes a text in: what others stored of its beginning counts as stored."""
         keys = self._reusable_keys(request)
         found = self._longest_beginning(keys)
+        request.stored = found * self.page_size
         held = _Held([], [], found, keys[found:])
         for group in self.groups:
-            first = group.first_page(found * self.page_size, self.page_size)
-            shared = [group.pool.share(key) for key in keys[first:found]]
-            held.pages.append(array("i", [_NO_PAGE] * first + shared))
-            held.dropped.append(first)
+            pages = array("i", [_NO_PAGE] * found)
+            for number in group.visible(found, self.page_size):
+                pages[number] = group.pool.share(keys[number])
+            held.pages.append(pages)
+            held.dropped.append(group.first_page(request.stored, self.page_size))
         self._held[request] = held
         self._in_flight.update(held.in_flight)
-        request.stored = found * self.page_size
         self.reused_tokens += request.stored
 
     def reserve(self, request: Request, tokens: int) -> bool:
@@ -146,7 +151,7 @@ class PageStore:
         held.published = len(keys)
         for n, group in enumerate(self.groups):
             first = group.first_page(request.stored, size)
-            for number in range(held.dropped[n], first):
+            for number in range(max(held.dropped[n], group.sink_pages), first):
                 group.pool.release(held.pages[n][number])
                 held.pages[n][number] = _NO_PAGE
             held.dropped[n] = max(first, held.dropped[n])
@@ -184,6 +189,7 @@ class PageStore:
             torch.tensor([request.stored + count for request, count in chunks], device=device),
             torch.tensor(borders, dtype=torch.int32, device=device),
             prefix_lengths=prefix,
+            endless=self._endless,
         )
         if len(hidden) == len(chunks):
             return hidden
@@ -207,11 +213,10 @@ class PageStore:
         windowed = [group for group in self.groups if group.window is not None]
 
         def can_go_on(pages: int) -> bool:
-            starts = [group.first_page(pages * self.page_size, self.page_size) for group in windowed]
             return all(
-                key in group.pool
-                for group, start in zip(windowed, starts, strict=True)
-                for key in keys[start:pages]
+                keys[number] in group.pool
+                for group in windowed
+                for number in group.visible(pages, self.page_size)
             )
 
         while not can_go_on(found):

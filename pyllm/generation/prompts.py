@@ -97,10 +97,18 @@ def _checked_message(message: Any, name: str) -> dict[str, Any]:
 
 
 def check_prompts(
-    network: Any, prompts: Sequence[Sequence[int]], config: GenerationConfig, tokenizer: Any
+    network: Any,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    tokenizer: Any,
+    context: int | None = None,
 ) -> None:
-    """Raises ValueError for prompts or options that do not fit the network, see `generate`."""
-    context, vocab_size = network.config.max_position_embeddings, network.config.vocab_size
+    """Raises ValueError for prompts or options that do not fit the network, see `generate`.
+
+    `context`: tokens that a text may have, the network's own number if None.
+    """
+    vocab_size = network.config.vocab_size
+    context = network.config.max_position_embeddings if context is None else context
     for number, prompt in enumerate(prompts):
         if not len(prompt):
             raise ValueError(f"prompts: prompt {number} is empty, expected at least one token")

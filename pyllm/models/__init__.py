@@ -3,6 +3,7 @@
 from pyllm.models.config import MixtureOfExperts, ModelConfig
 from pyllm.models.encoder import Encoder, EncoderConfig
 from pyllm.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from pyllm.models.endless import EndlessWindow
 from pyllm.models.kv_cache import KVCache
 from pyllm.models.paged import new_paged_caches, paged_hidden_states
 from pyllm.models.presets import PRESETS, gpt2_config, gpt3_config, palm_config, preset
@@ -15,6 +16,7 @@ __all__ = [
     "EncoderConfig",
     "EncoderDecoder",
     "EncoderDecoderConfig",
+    "EndlessWindow",
     "KVCache",
     "MixtureOfExperts",
     "ModelConfig",

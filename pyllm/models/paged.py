@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyllm.models.endless import EndlessWindow, TurnedBack
 from pyllm.models.kv_cache import CacheShape
 from pyllm.models.transformer import Transformer
 from pyllm.models.whole_step import whole_step
@@ -32,6 +33,7 @@ def paged_hidden_states(
     cu_seqlens_q: Tensor,
     *,
     prefix_lengths: Tensor | None = None,
+    endless: EndlessWindow | None = None,
 ) -> Tensor:
     """Stores the tokens' keys and values and returns what the head reads, (tokens, hidden_size).
 
@@ -44,6 +46,7 @@ def paged_hidden_states(
         lengths: integers (sequences,), tokens of each sequence, the new ones included.
         cu_seqlens_q: int32 (sequences + 1,), borders of the sequences in input_ids.
         prefix_lengths: (sequences,) integers, for a prefix decoder: all of a prefix comes in one call.
+        endless: tokens see the first and the newest tokens alone; block_table entries between may be any page.
 
     Raises:
         ValueError, TypeError, IndexError: an argument does not fit the network or the others.
@@ -61,20 +64,24 @@ def paged_hidden_states(
             f"got {tuple(input_ids.shape)} and {tuple(position_ids.shape)}"
         )
     max_position = int(position_ids.max()) + 1 if len(position_ids) else 0
-    hidden = whole_step(
-        network.model,
-        config,
-        input_ids,
-        position_ids,
-        max_position,
-        caches,
-        tables,
-        lengths,
-        cu_seqlens_q,
-        prefix_lengths,
-    )
+    turned = hidden = None
+    if endless is not None:
+        turned = TurnedBack.of(endless, network, position_ids)
+    else:
+        hidden = whole_step(
+            network.model,
+            config,
+            input_ids,
+            position_ids,
+            max_position,
+            caches,
+            tables,
+            lengths,
+            cu_seqlens_q,
+            prefix_lengths,
+        )
     if hidden is None:
-        pages = PagedStep(tuple(caches), tuple(tables), position_ids, lengths, cu_seqlens_q)
+        pages = PagedStep(tuple(caches), tuple(tables), position_ids, lengths, cu_seqlens_q, turned)
         hidden = network.model(
             input_ids[None], position_ids[None], max_position, None, prefix_lengths, pages, "none"
         )[0]
@@ -90,6 +97,7 @@ class PagedStep:
     position_ids: Tensor
     lengths: Tensor
     cu_seqlens_q: Tensor
+    turned: TurnedBack | None = None
 
     def layer(self, index: int) -> PagedLayer:
         return PagedLayer(self, index)
@@ -107,9 +115,12 @@ class PagedLayer:
         step, cache, table = self.step, self.step.caches[self.index], self.step.tables[self.index]
         q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
         write_kv(k, v, cache, step.position_ids, table, cu_seqlens_q=step.cu_seqlens_q)
-        out = paged_attention(q, cache, table, step.lengths, cu_seqlens_q=step.cu_seqlens_q, **options)
-        assert isinstance(out, Tensor)
-        return out.transpose(0, 1)[None]
+        if step.turned is not None and options["window"] is None:
+            out = step.turned.attend(q, cache, table, step.lengths, step.cu_seqlens_q, **options)
+            return out.transpose(0, 1)[None]
+        y = paged_attention(q, cache, table, step.lengths, cu_seqlens_q=step.cu_seqlens_q, **options)
+        assert isinstance(y, Tensor)
+        return y.transpose(0, 1)[None]
 
 
 def new_paged_caches(
