@@ -20,6 +20,7 @@ from pyllm.checkpoints.gguf_model import model_tensors
 from pyllm.checkpoints.hf_config import config_from_hf
 from pyllm.checkpoints.hf_names import from_hf
 from pyllm.checkpoints.keep_quantized import keep_quantized
+from pyllm.checkpoints.packed_cache import cached_weights
 from pyllm.checkpoints.progress import track
 from pyllm.checkpoints.quantized_folder import merge_quantized
 from pyllm.checkpoints.safetensors_files import read_folder, read_json
@@ -90,11 +91,15 @@ def load_checkpoint(
     pairs = ((tensor.nbytes, (name, tensor)) for name, tensor in wanted.items())
     state: dict[str, Tensor] = {}
     keeps = requested is None and torch.device(device or "cpu").type == "cpu"
+    cached = cached_weights(path) if keeps and path.is_file() else None
     for name, tensor in track(pairs, total, f"Loading {path.name}"):
-        if keeps and keep_quantized(network, name, tensor, target):
+        packed = tensor if cached is None else cached.through(name, tensor)
+        if keeps and keep_quantized(network, name, packed, target):
             continue
         state[name] = _read(path, tensor, target).to(device or "cpu")
     _assign(network, state)
+    if cached is not None:
+        cached.save()
     return Checkpoint(network.eval().to(device or "cpu"), config, tokenizer_path)
 
 
