@@ -67,15 +67,18 @@ struct Workspace {
         blocks(ceil_div(p.vocab, kBlock)),
         stretch(stretch_of(r.count)),
         chains(chains_of(p.hidden)),
-        logits(make_aligned<float>(blocks * kBlock * stretch + kRows)),
+        logits(make_aligned<float>(blocks * tile_floats())),
         x_depth(make_aligned<float>(packed_floats<kWidePanel>(chains, stretch))),
         x(make_aligned<float>(packed_size(stretch, p.hidden))),
         grad_x(make_aligned<float>(f.grad_x ? kRuns * stretch * p.hidden : 0)),
         partials(stretch, blocks) {}
 
+  // A product's last rows read past a tile and drop what they get; a line between tiles keeps that out of
+  // what another thread writes.
+  int64_t tile_floats() const { return kBlock * stretch + kLineFloats; }
   Tile tile(int64_t first, int64_t count, int64_t block) const {
     const int64_t column = block * kBlock;
-    return {first,  count, column, smaller(p.vocab - column, kBlock), logits.get() + column * stretch,
+    return {first,  count, column, smaller(p.vocab - column, kBlock), logits.get() + block * tile_floats(),
             stretch};
   }
   float* grad_x_of(int64_t run) const { return grad_x.get() + run * stretch * p.hidden; }
