@@ -197,3 +197,27 @@ def random_bytes(rng: random.Random, length: int) -> bytes:
             case _:
                 parts.append(rng.choice(TROUBLE).encode() + character)
     return b"".join(parts)
+
+
+def mutate_text(rng: random.Random, text: str) -> str:
+    """`text` with one to eight wounds: characters put in, parts lost, doubled or moved, cases changed, lines joined."""
+    for _ in range(rng.choice((1, 2, 4, 8))):
+        at = rng.randrange(len(text) + 1)
+        part = text[at : at + rng.randrange(1, 24)]
+        rest = text[at + len(part) :]
+        match rng.randrange(7):
+            case 0:
+                text = text[:at] + rng.choice(TROUBLE) + text[at:]
+            case 1:
+                text = text[:at] + random_character(rng) * rng.choice((1, 1, 3, 40)) + rest
+            case 2:
+                text = text[:at] + rest
+            case 3:
+                text = text[:at] + part * rng.choice((2, 3, 20)) + rest
+            case 4:
+                text = part + text[:at] + rest
+            case 5:
+                text = text[:at] + part.swapcase() + rest
+            case _:
+                text = text[:at] + part.replace("\n", "").replace(" ", "") + rest
+    return text

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pyllm import Tokenizer
-from tests.fuzz import differential, tokenizer_files
+from tests.fuzz import differential, tiktoken_differential, tokenizer_files
 from tests.fuzz.harness import run_case
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -26,6 +26,13 @@ def test_damaged_files_are_loaded_or_refused(name: str, tmp_path: Path) -> None:
 def test_random_tokenizers_and_texts_equal_the_original(name: str, tmp_path: Path) -> None:
     for seed in range(CASES_EACH // 2):
         run_case(name, differential.CASES[name], seed, tmp_path / "case")
+
+
+@pytest.mark.parametrize("name", tiktoken_differential.CASES)
+def test_random_ranks_and_texts_equal_tiktoken(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("tiktoken")
+    for seed in range(CASES_EACH // 2):
+        run_case(name, tiktoken_differential.CASES[name], seed, tmp_path / "case")
 
 
 def assert_same_ids(theirs: Any, folder: Path, *texts: str) -> None:

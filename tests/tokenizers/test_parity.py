@@ -131,9 +131,16 @@ def test_any_bytes_come_back(data: bytes) -> None:
 
 
 def test_bytes_without_token_are_left_out_as_in_tokenizers() -> None:
-    # SmolLM2's vocabulary has no token for 0xF1 and a few more.
+    """SmolLM2's vocabulary has no token for 21 bytes, 0xF1 among them: the lead of characters from U+40000 on."""
     smollm2 = ours("smollm2")
-    assert smollm2.encode(b"a\xf1b") == [*smollm2.encode("a"), *smollm2.encode("b")]
+    assert [byte for byte in range(256) if not smollm2.encode(bytes([byte]))] == [
+        *(0x04, 0x06, 0x13, 0x14, 0x16, 0x1D, 0xC0, 0xC1, 0xF1, 0xF2),
+        *range(0xF5, 0x100),
+    ]
+    assert smollm2.encode(b"\xf1") == []
+    assert smollm2.encode(b"a\xf1b") == [81, 82]
+    for text in ("a\x04b", "\x06", "a\U00040000b", "\U00040000", "\U00045678x \U0007ffff"):
+        assert smollm2.encode(text) == reference_ids("smollm2", text)
 
 
 @given(STRINGS)
