@@ -30,6 +30,7 @@ DoubleArrayTrie added_trie(const std::vector<AddedToken>& tokens, const std::vec
   std::vector<DoubleArrayTrie::Entry> entries;
   // A trie keeps the smallest value of equal keys, so values count from the end.
   for (size_t i = 0; i < tokens.size(); ++i) {
+    check_sought(tokens[i].content, "added_tokens");
     if (include[i]) entries.emplace_back(tokens[i].content, static_cast<uint32_t>(tokens.size() - 1 - i));
   }
   return DoubleArrayTrie(std::move(entries));
@@ -76,6 +77,7 @@ DoubleArrayTrie load_added_trie(const std::vector<AddedToken>& tokens, const Sec
   DoubleArrayTrie trie(file, "added.trie", static_cast<uint32_t>(tokens.size()));
   size_t own = 0;
   for (size_t i = 0; i < tokens.size(); ++i) {
+    check_sought(tokens[i].content, "added_tokens");
     uint32_t node = DoubleArrayTrie::kRoot;
     if (!trie.walk(node, tokens[i].content)) file.fail("added.trie", "a token is not in it");
     own += trie.value(node) == tokens.size() - 1 - i;
@@ -119,6 +121,9 @@ std::optional<AddedTokenMatch> AddedTokenMatcher::extend(std::string_view text, 
   while (token.rstrip && end < text.size() && character_is(text, end, kSpaces)) {
     end += decode_utf8(text, end).length;
   }
+  // As in tokenizers, a token with lstrip that lies in whitespace which rstrip took is not there.
+  if (token.lstrip) begin = std::max(begin, taken);
+  if (begin >= end) return std::nullopt;
   return AddedTokenMatch{begin, end, &token};
 }
 
@@ -142,9 +147,9 @@ std::vector<AddedTokenMatch> AddedTokenMatcher::find_all(std::string_view text, 
     const AddedToken& token = (*tokens_)[found];
     if (const auto match = extend(text, at, token, taken)) {
       matches.push_back(*match);
-      taken = std::max(taken, match->end);
+      taken = match->end;
     }
-    // Whitespace that rstrip took may still begin the next token, as in tokenizers.
+    // Whitespace that rstrip took may still begin the next token, and follow it, as in tokenizers.
     at += token.content.size();
   }
   return matches;

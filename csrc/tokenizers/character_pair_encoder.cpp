@@ -112,7 +112,10 @@ bool drops_unknown(const CharacterPairDefinition& definition) {
 
 std::vector<DoubleArrayTrie::Entry> frozen_entries(const CharacterPairDefinition& definition) {
   std::vector<DoubleArrayTrie::Entry> entries;
-  for (const TokenId id : definition.frozen) entries.emplace_back(definition.vocabulary[id], id);
+  for (const TokenId id : definition.frozen) {
+    check_sought(definition.vocabulary[id], "a user-defined symbol");
+    entries.emplace_back(definition.vocabulary[id], id);
+  }
   return entries;
 }
 

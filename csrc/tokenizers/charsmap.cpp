@@ -1,5 +1,6 @@
 #include "charsmap.h"
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
@@ -7,6 +8,8 @@ namespace pyllm::tokenizers {
 namespace {
 
 constexpr uint32_t kIsLeaf = uint32_t{1} << 31;
+// No rule is longer. A damaged trie may lead in circles, and every place of a text starts a walk.
+constexpr size_t kLongestRule = 1024;
 
 bool has_leaf(uint32_t unit) { return (unit >> 8 & 1) != 0; }
 uint32_t leaf_value(uint32_t unit) { return unit & ~kIsLeaf; }
@@ -45,7 +48,7 @@ Charsmap::Match Charsmap::find(std::string_view text, bool shortest) const {
   Match best;
   if (units_.empty()) return best;
   uint32_t node = offset(units_[0]);
-  for (size_t at = 0; at < text.size(); ++at) {
+  for (size_t at = 0; at < std::min(text.size(), kLongestRule); ++at) {
     const uint32_t byte = static_cast<unsigned char>(text[at]);
     node ^= byte;
     if (node >= units_.size() || label(units_[node]) != byte) break;

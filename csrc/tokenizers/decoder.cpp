@@ -24,9 +24,18 @@ void Decoder::store(SectionWriter& file) const {
   if (!tables_.first.shares_memory(tables_.tokens)) tables_.first.store(file, "decoding.first");
 }
 
+// An id without token is refused, so those that have one must be the same everywhere.
 DecodingTables load_decoding(const SectionReader& file) {
-  DecodingTables tables{TokenBytes::load(file, "decoding"), {}};
-  if (file.has("decoding.first.entries")) tables.first = TokenBytes::load(file, "decoding.first");
+  const TokenBytes tokens = TokenBytes::load(file, "tokens");
+  const auto load = [&](const std::string& name) {
+    TokenBytes table = TokenBytes::load(file, name);
+    bool same = table.size() == tokens.size();
+    for (TokenId id = 0; same && id < tokens.size(); ++id) same = table.contains(id) == tokens.contains(id);
+    if (!same) file.fail(name + ".entries", "not for the same ids as the tokens");
+    return table;
+  };
+  DecodingTables tables{load("decoding"), {}};
+  if (file.has("decoding.first.entries")) tables.first = load("decoding.first");
   return tables;
 }
 

@@ -1,6 +1,8 @@
 #include "double_array_trie.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 
 namespace pyllm::tokenizers {
 namespace {
@@ -9,6 +11,7 @@ constexpr uint32_t kBlock = 256;
 // Free slots that are tried for a node before it opens a new block: keeps building linear where the array is
 // dense.
 constexpr int kMostTrials = 64;
+constexpr size_t kLongestSought = 2048;
 constexpr uint32_t kNone = UINT32_MAX;
 // In `check` of a slot that is taken by the root.
 constexpr uint32_t kTaken = UINT32_MAX - 1;
@@ -106,6 +109,12 @@ class DoubleArrayBuilder {
   std::vector<unsigned char> bytes_;
   std::vector<size_t> starts_;
 };
+
+void check_sought(std::string_view key, const char* what) {
+  if (key.size() <= kLongestSought) return;
+  throw std::invalid_argument(std::string(what) + ": expected at most " + std::to_string(kLongestSought) +
+                              " bytes, got " + std::to_string(key.size()));
+}
 
 DoubleArrayTrie::DoubleArrayTrie(std::vector<Entry> entries) {
   std::sort(entries.begin(), entries.end());

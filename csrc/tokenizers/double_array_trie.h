@@ -16,6 +16,10 @@
 
 namespace pyllm::tokenizers {
 
+// Throws std::invalid_argument, naming `what`, for a key that is too long to be looked for at every place of
+// a text: a text would cost its length times that of the key.
+void check_sought(std::string_view key, const char* what);
+
 class DoubleArrayTrie {
  public:
   static constexpr uint32_t kNoValue = UINT32_MAX;
@@ -37,6 +41,9 @@ class DoubleArrayTrie {
     node = next;
     return true;
   }
+
+  // Nodes are numbered below this.
+  size_t size() const { return units_.size(); }
 
   size_t count_values() const {
     return static_cast<size_t>(

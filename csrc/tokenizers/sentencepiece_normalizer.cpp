@@ -20,7 +20,10 @@ constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";
 
 std::vector<DoubleArrayTrie::Entry> entries_of(const std::vector<std::string>& symbols) {
   std::vector<DoubleArrayTrie::Entry> entries;
-  for (const std::string& symbol : symbols) entries.emplace_back(symbol, 0);
+  for (const std::string& symbol : symbols) {
+    check_sought(symbol, "a user-defined symbol");
+    entries.emplace_back(symbol, 0);
+  }
   return entries;
 }
 

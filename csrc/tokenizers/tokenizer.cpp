@@ -54,7 +54,7 @@ void walk_matches(std::string_view text, const std::vector<AddedTokenMatch>& mat
   for (const AddedTokenMatch& match : matches) {
     if (at < match.begin) gap(at, match.begin);
     token(match);
-    at = std::max(at, match.end);
+    at = match.end;
   }
   if (at < text.size()) gap(at, text.size());
 }

@@ -16,6 +16,14 @@ namespace {
 constexpr double kUnknownPenalty = 10;
 // Where sentencepiece starts to count scores from zero again, so that rounding does not grow with the text.
 constexpr double kLowestSum = -1e5;
+// Tokens of more bytes are found by their ends; real vocabularies have none, for them the walks are faster.
+constexpr size_t kLongestWalk = 256;
+
+// Where the sums of a path were counted from zero again: `zero` was taken from all at `at` and behind it.
+struct NewZero {
+  size_t at;
+  double zero;
+};
 
 std::vector<DoubleArrayTrie::Entry> entries_of(const UnigramDefinition& definition) {
   std::vector<DoubleArrayTrie::Entry> entries;
@@ -94,6 +102,7 @@ void UnigramEncoder::find_borders(const UnigramDefinition& definition) {
     longest_ = std::max(longest_, token.size());
   }
   before_marker_ = characters_before_marker(tokens);
+  if (longest_ > kLongestWalk) ending_tokens_ = EndingKeys(trie_);
 }
 
 void UnigramEncoder::offer(PathNode& node, double score, uint32_t length, TokenId id) const {
@@ -120,6 +129,7 @@ void UnigramEncoder::count_from_zero(std::vector<PathNode>& path, size_t begin) 
 void UnigramEncoder::find_best_path(std::string_view piece, double start, std::vector<PathNode>& path) const {
   path.assign(piece.size() + 1, {});
   path[0].score = start;
+  if (!ending_tokens_.empty()) return find_best_path_by_ends(piece, path);
   for (size_t begin = 0; begin < piece.size();) {
     const size_t character = decode_utf8(piece, begin).length;
     if (round_ && path[begin].score < kLowestSum) count_from_zero(path, begin);
@@ -137,6 +147,42 @@ void UnigramEncoder::find_best_path(std::string_view piece, double start, std::v
       offer(path[begin + character], unknown_score_ + score, static_cast<uint32_t>(character), kNoToken);
     }
     begin += character;
+  }
+}
+
+// The same ways in the same order at each end, so that equal scores fall the same way; sums that lead over a
+// new zero are taken to it one after the other, as if they had stood at the end by then.
+void UnigramEncoder::find_best_path_by_ends(std::string_view piece, std::vector<PathNode>& path) const {
+  std::vector<NewZero> zeros;
+  uint32_t node = DoubleArrayTrie::kRoot;
+  for (size_t begin = 0; begin < piece.size();) {
+    const size_t character = decode_utf8(piece, begin).length, end = begin + character;
+    if (round_ && path[begin].score < kLowestSum) {
+      zeros.push_back({begin, path[begin].score});
+      path[begin].score = 0;
+    }
+    for (size_t at = begin; at < end; ++at) node = ending_tokens_.step(trie_, node, piece[at]);
+    PathNode& best = path[end];
+    size_t passed = zeros.size();  // by what stands at the end
+    const auto offer_from = [&](size_t from, double score, TokenId id) {
+      if (best.length == 0) {
+        while (passed > 0 && zeros[passed - 1].at > from) --passed;
+      } else {
+        for (; passed < zeros.size() && zeros[passed].at <= from; ++passed) {
+          best.score = rounded(best.score - zeros[passed].zero);
+        }
+      }
+      offer(best, score + path[from].score, static_cast<uint32_t>(end - from), id);
+    };
+    bool covered = false;
+    ending_tokens_.for_each(trie_, node, [&](uint32_t id, size_t length) {
+      const size_t from = end - length;
+      if (from > 0 && path[from].length == 0) return;  // inside of a character
+      offer_from(from, scores_[id], id);
+      covered = covered || from == begin;
+    });
+    if (!covered) offer_from(begin, unknown_score_, kNoToken);
+    begin = end;
   }
 }
 

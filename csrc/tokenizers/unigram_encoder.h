@@ -6,8 +6,10 @@
 //   best ends    0 1 2 3 4 5 6     from each start, in order, every token that begins there offers a way to
 //   its end
 //
-// One walk through the trie from each character: linear in the piece times the longest token. What no token
-// covers costs the lowest score minus 10 for each character, and is written as bytes or as the unknown token.
+// One walk through the trie from each character: linear in the piece times the longest token. Where tokens
+// are longer than any vocabulary has them, those that end at each place are found instead (ending_keys.h).
+// What no token covers costs the lowest score minus 10 for each character, and is written as bytes or as the
+// unknown token.
 //
 // sentencepiece adds up scores from the start of the text in 32 bits, so that far from it near-ties fall by
 // rounding. A word that no token leaves is remembered with the score up to which its best path leads by more
@@ -19,6 +21,7 @@
 #include <vector>
 
 #include "double_array_trie.h"
+#include "ending_keys.h"
 #include "fallback.h"
 #include "model.h"
 
@@ -64,6 +67,7 @@ class UnigramEncoder final : public Model {
 
  private:
   void find_best_path(std::string_view piece, double start, std::vector<PathNode>& path) const;
+  void find_best_path_by_ends(std::string_view piece, std::vector<PathNode>& path) const;
   void append_path(std::string_view piece, EncoderScratch& scratch, std::vector<TokenId>& ids,
                    std::vector<size_t>* lengths) const;
   float limit_of(std::string_view piece, double start, const EncoderScratch& scratch) const;
@@ -75,6 +79,7 @@ class UnigramEncoder final : public Model {
   }
 
   DoubleArrayTrie trie_;
+  EndingKeys ending_tokens_;  // empty where all tokens are short
   FrozenArray<double> scores_;
   Fallback fallback_;
   double unknown_score_;

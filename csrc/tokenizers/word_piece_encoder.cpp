@@ -10,7 +10,9 @@ namespace {
 std::vector<DoubleArrayTrie::Entry> entries_of(const WordPieceDefinition& definition) {
   std::vector<DoubleArrayTrie::Entry> entries;
   for (size_t id = 0; id < definition.tokens.size(); ++id) {
-    if (definition.usable[id]) entries.emplace_back(definition.tokens[id], static_cast<uint32_t>(id));
+    if (!definition.usable[id]) continue;
+    check_sought(definition.tokens[id], "a WordPiece token");
+    entries.emplace_back(definition.tokens[id], static_cast<uint32_t>(id));
   }
   return entries;
 }

@@ -35,12 +35,7 @@ def decoding_tables(definition: TokenizerDefinition) -> tuple[Any, Any]:
     Raises ValueError for a decoder that cannot be written so, naming it.
     """
     if definition.prepared is not None:
-        prepared = definition.prepared.decoding()
-        if len(prepared[0]) != len(definition.tokens):
-            raise ValueError(
-                "not a sound tokenizer file: section 'decoding.entries': another number of tokens"
-            )
-        return prepared
+        return definition.prepared.decoding()
     tokens: Any = definition.tokens
     if not definition.decoders:  # tokenizers joins with spaces
         return tokens.prefixed(b" "), tokens

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from pyllm.tokenizers.chats import Chats
 from pyllm.tokenizers.components import build_encoding, known_pattern
 from pyllm.tokenizers.decoding import Ids, as_ids, decoding_tables
 from pyllm.tokenizers.definition import BytePairs, TokenizerDefinition
@@ -24,12 +25,11 @@ from pyllm.tokenizers.unstable import completions, split_unstable
 if TYPE_CHECKING:
     import torch
 
-    from pyllm.tokenizers.chat import RenderedChat
     from pyllm.tokenizers.explanation import Explanation
     from pyllm.tokenizers.training import Progress, TextSources
 
 
-class Tokenizer(ModelInputs):
+class Tokenizer(ModelInputs, Chats):
     """Text to ids and back, with the ids of tiktoken, sentencepiece and Hugging Face's tokenizers: byte-level BPE,
     SentencePiece's BPE, Unigram and WordPiece.
 
@@ -397,40 +397,6 @@ class Tokenizer(ModelInputs):
 
         return gguf_tokenizer(self._current_definition(), self._encoding.merges(), vocab_size)
 
-    def apply_chat_template(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-        **variables: Any,
-    ) -> list[int]:
-        """The ids of a chat: the template's control tokens become their ids, those that a message spells out do not.
-
-        messages: dicts with "role" and "content"; tools: JSON schemas; `variables` are passed on to the template, e.g.
-        enable_thinking=False.
-
-        Text in messages, tools and variables never becomes a control token, and no part of one, whatever the template
-        makes of it: only what the template's own literals spell does (and bos, eos and well-known roles). Control
-        tokens are the special ones, and of other added tokens those that the template spells (Qwen3's `</think>`) or
-        that are written <|...|>.
-
-        Raises ValueError if there is no template, or if it rejects the messages.
-        """
-        chat = self._render(messages, tools, add_generation_prompt, variables)
-        return self._encoding.encode(chat.text, self._encoding.options(None, chat.untrusted, self._control()))
-
-    def render_chat_template(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-        **variables: Any,
-    ) -> str:
-        """The text of a chat, see `apply_chat_template`; in it control tokens cannot be told from messages any more."""
-        return self._render(messages, tools, add_generation_prompt, variables).text
-
     @property
     def bos_token_id(self) -> int | None:
         return self.special_tokens.get(self.bos_token) if self.bos_token else None
@@ -463,32 +429,6 @@ class Tokenizer(ModelInputs):
             eos_token=self.eos_token,
             chat_template=self.chat_template,
         )
-
-    def _render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
-        add_generation_prompt: bool,
-        variables: Mapping[str, Any],
-    ) -> RenderedChat:
-        from pyllm.tokenizers.chat import render_chat
-
-        control = {"bos_token": self.bos_token, "eos_token": self.eos_token}
-        return render_chat(
-            self.chat_template,
-            messages,
-            tools=tools,
-            control={name: token for name, token in control.items() if token is not None},
-            variables={"add_generation_prompt": add_generation_prompt, **variables},
-        )
-
-    def _control(self) -> list[bool]:
-        """For each added token whether text of a message must never become it."""
-        from pyllm.tokenizers.chat import control_flags
-
-        if self._control_flags is None or self._control_flags[0] != self.chat_template:
-            self._control_flags = (self.chat_template, control_flags(self._added, self.chat_template))
-        return self._control_flags[1]
 
     def _surroundings(self, add_special_tokens: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The ids before and after each text."""

@@ -1,4 +1,4 @@
-"""Our ids, bytes and offsets beside tiktoken's: OpenAI's vocabularies and random small ones, random and damaged texts."""
+"""Our ids, bytes and offsets beside tiktoken's: OpenAI's vocabularies and random small ones, sound and broken texts."""
 
 from __future__ import annotations
 

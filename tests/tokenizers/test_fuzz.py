@@ -107,3 +107,20 @@ def test_text_with_a_byte_that_has_no_token_is_unknown(unigram: bool, tmp_path: 
         model = tokenizers.models.BPE(ids, [], unk_token="<unk>", byte_fallback=True)
     texts = ("aéb", "a🤗b", "é🤗", "aèb", "éè🤗", "è🤗aé", "世é", "<0xC3>")
     assert_same_ids(tokenizers.Tokenizer(model), tmp_path, *texts)
+
+
+@pytest.mark.parametrize("rstrip", [False, True])
+@pytest.mark.parametrize("lstrip", [False, True])
+def test_added_whitespace_beside_tokens_that_take_whitespace(
+    lstrip: bool, rstrip: bool, tmp_path: Path
+) -> None:
+    """A token with lstrip in whitespace that rstrip took is none (where tokenizers does not panic over it)."""
+    theirs = tokenizers.Tokenizer(
+        tokenizers.models.Unigram([("<unk>", 0.0), ("a", -1.0), ("\n", -2.0), (" ", -3.0)], 0)
+    )
+    breaks = tokenizers.AddedToken("\n\n", lstrip=lstrip, rstrip=rstrip, normalized=False)
+    theirs.add_tokens([breaks, tokenizers.AddedToken("<x>", rstrip=True, normalized=False)])
+    texts = ["\n\n" * 3, "a\n\n\n\n\nb", "\n\n \n\n", "<x> \n\n", "<x>\n\na", "\n\n<x>"]
+    if rstrip or not lstrip:
+        texts += ["<x>\n\n a", "<x> \n\n\n\na"]
+    assert_same_ids(theirs, tmp_path, *texts)
