@@ -125,6 +125,7 @@ CharacterPairEncoder::CharacterPairEncoder(const CharacterPairDefinition& defini
     : vocabulary_size_(definition.vocabulary.size()),
       tokens_(all_tokens(definition)),
       table_(table_of(definition, tokens_)),
+      characters_(tokens_, table_),
       fallback_(definition.fallback),
       merges_(rules_of(definition, tokens_, table_)),
       joined_(merges_, tokens_),
@@ -150,6 +151,7 @@ CharacterPairEncoder::CharacterPairEncoder(const CharacterPairDefinition& defini
       drops_unknown_(drops_unknown(definition)),
       before_marker_(file.array<uint32_t>("model.before_marker")) {
   table_.load(file, "model.table");
+  characters_ = CharacterTokens(tokens_, table_);
   can_cut_ = table_.find(kMarker) != kNoToken;
   if (tokens_.size() < vocabulary_size_) file.fail("model.tokens", "fewer tokens than the vocabulary has");
 }
@@ -313,7 +315,8 @@ void CharacterPairEncoder::encode_word(std::string_view word, EncoderScratch& sc
       first = scratch.symbols.size();
     }
     before = character.code_point;
-    scratch.symbols.push_back(table_.find(word.substr(at, character.length)));
+    const std::string_view bytes = word.substr(at, character.length);
+    scratch.symbols.push_back(characters_.find(character.code_point, bytes, table_));
     at += character.length;
   }
   merge_from(first, scratch);

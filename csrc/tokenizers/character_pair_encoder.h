@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "character_tokens.h"
 #include "double_array_trie.h"
 #include "fallback.h"
 #include "joined_characters.h"
@@ -61,6 +62,7 @@ class CharacterPairEncoder final : public Model {
   size_t vocabulary_size_;  // larger ids are characters that have no token but take part in merges
   TokenBytes tokens_;
   TokenTable table_;
+  CharacterTokens characters_;
   Fallback fallback_;
   MergeTable merges_;
   JoinedCharacters joined_;

@@ -95,8 +95,11 @@ class SentencePiece final : public Normalizer {
 
   void write(std::string_view replacement, Span part, bool& after_space, AlignedTextWriter& writer) const {
     while (after_space && replacement.starts_with(' ')) replacement.remove_prefix(1);
-    for (const char c : replacement) {
-      writer.append(c == ' ' ? space_ : std::string_view(&c, 1), part);
+    for (size_t at = 0; at < replacement.size();) {
+      const size_t space = std::min(replacement.find(' ', at), replacement.size());
+      if (space > at) writer.append(replacement.substr(at, space - at), part);
+      if (space < replacement.size()) writer.append(space_, part);
+      at = space + 1;
     }
     if (!replacement.empty()) after_space = replacement.ends_with(' ');
     if (!options_.remove_extra_whitespaces) after_space = false;
