@@ -22,6 +22,8 @@ one process and in interleaved rounds; first calls have a process each. Everybod
 sentencepiece's or tokenizers' before anything is timed. A speed is of the median over rounds (of several runs: the
 median of their medians), with those of the quartiles in brackets. **x** says how many times faster pyllm is: below 1,
 in bold, it is slower. Each library is called by its quickest way: ids as an array where it has one.
+
+What was tried and why rows are lost is in [tokenizers.md](tokenizers.md#speed-of-byte-level-bpe).
 """
 _NOTHING = "\nNo results are kept yet.\n"
 

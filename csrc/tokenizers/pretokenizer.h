@@ -1,5 +1,8 @@
 // Pretokenizers: how a text is cut into the pieces that merges never cross. One hand-written scanner per
 // grammar, each equal to a published regular expression, linear in the text and without recursion.
+//
+//   text     I'll see 12 — maybe⏎
+//   cl100k   I | 'll | _see | _ | 12 | _— | _maybe | ⏎       _ is a space
 #pragma once
 
 #include <cstddef>
