@@ -145,19 +145,22 @@ def _bert(metadata: Mapping[str, Any]) -> TokenizerDefinition:
 def _pieces(metadata: Mapping[str, Any]) -> tuple[list[str], np.ndarray]:
     """The spellings by id and their types."""
     spellings = _strings(metadata, "tokenizer.ggml.tokens")
-    types = np.asarray(metadata.get("tokenizer.ggml.token_type", np.ones(len(spellings), dtype=np.int32)))
-    if types.shape != (len(spellings),):
-        raise ValueError(
-            f"tokenizer.ggml.token_type: expected {len(spellings)} numbers, got shape {types.shape}"
-        )
-    return spellings, types
+    ordinary = np.full(len(spellings), NORMAL, dtype=np.int32)
+    return spellings, _numbers(metadata, "tokenizer.ggml.token_type", len(spellings), "iu", ordinary)
 
 
 def _scores(metadata: Mapping[str, Any], count: int) -> np.ndarray:
-    scores = np.asarray(metadata.get("tokenizer.ggml.scores", []))
-    if scores.shape != (count,):
-        raise ValueError(f"tokenizer.ggml.scores: expected {count} numbers, got shape {scores.shape}")
-    return scores
+    return _numbers(metadata, "tokenizer.ggml.scores", count, "iuf")
+
+
+def _numbers(metadata: Mapping[str, Any], key: str, count: int, kinds: str, default: Any = ()) -> np.ndarray:
+    """An array of `count` numbers, of a dtype whose kind is one of numpy's letters in `kinds`."""
+    values = np.asarray(metadata.get(key, default))
+    if values.shape != (count,):
+        raise ValueError(f"{key}: expected {count} numbers, got shape {values.shape}")
+    if count and values.dtype.kind not in kinds:
+        raise ValueError(f"{key}: expected numbers, got {values.dtype}")
+    return values
 
 
 def _added_tokens(spellings: list[str], types: np.ndarray) -> list[AddedToken]:

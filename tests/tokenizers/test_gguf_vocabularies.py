@@ -143,3 +143,20 @@ def test_ids_equal_llama_cpp(vocabulary: str) -> None:
     ours = Tokenizer.from_file(gguf_path(vocabulary))
     rows = [ours.encode(text, disallowed_special=()) for text in golden_texts()]
     assert hashlib.sha256(json.dumps(rows).encode()).hexdigest() == LLAMA_CPP[vocabulary]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("token_type", ["a", "b"]), ("scores", ["a", "b"]), ("scores", [0.0])]
+)
+def test_lists_that_are_no_numbers_are_named(tmp_path: Path, key: str, value: list[Any]) -> None:
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "vocabulary.gguf", "llama")
+    writer.add_string("tokenizer.ggml.model", "llama")
+    lists: dict[str, list[Any]] = {"tokens": ["a", "b"], "token_type": [1, 1], "scores": [0.0, -1.0]}
+    for name, entries in {**lists, key: value}.items():
+        writer.add_array(f"tokenizer.ggml.{name}", entries)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=f"tokenizer.ggml.{key}: expected"):
+        Tokenizer.from_file(tmp_path / "vocabulary.gguf")
