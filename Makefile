@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c tests/constraints.txt
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc build_backend -type f)
 
-.PHONY: help setup demo test test-full test-emulated sanitize fuzz lint format bench bench-tokenizer assets wheel-check clean
+.PHONY: help setup demo test test-full test-emulated test-cuda-sim test-cuda sanitize fuzz lint format bench bench-tokenizer assets wheel-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,9 +42,20 @@ test-full: $(VENV)/tested assets  ## the long form: slow tests, install into emp
 test-emulated: $(VENV)/tested  ## the op tests at the levels this machine lacks, AVX-512 and AMX, emulated on AVX2
 	$(BIN)/python -m tests.emulated
 
+CUDA_TESTS := tests/cuda tests/ops/test_rms_norm.py tests/ops/test_rope.py tests/ops/test_swiglu.py
+
+test-cuda-sim: $(VENV)/tested  ## the CUDA kernels on this CPU: simulated, under sanitizers, and what nvcc makes of them
+	$(BIN)/python -m pytest tests/cuda
+	$(BIN)/python -m pytest -k cuda-simulated $(CUDA_TESTS)
+
+test-cuda: $(VENV)/tested  ## the same tests of the kernels on a GPU
+	$(BIN)/python -c "from pyllm.ops import _library; assert _library.why_no_cuda() is None, _library.why_no_cuda()"
+	$(BIN)/python -m pytest -k "cuda and not simulated" $(CUDA_TESTS)
+
 SECONDS ?= 600
 sanitize: $(VENV)/tested  ## kernels under address, undefined-behaviour and thread sanitizers: SECONDS=600 of random cases each
 	$(BIN)/python -m tests.native.sanitize $(SECONDS)
+	$(BIN)/python -m pytest tests/cuda/test_simulator.py
 
 fuzz: $(VENV)/tested  ## damaged files, random tokenizers and texts, for SECONDS=600 in all
 	$(BIN)/python -m tests.fuzz $(SECONDS)
@@ -53,12 +64,12 @@ lint: $(VENV)/tested  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/*.cpp' 'tests/*.h')
+	$(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.cpp' 'tests/*.h')
 
 format: $(VENV)/tested  ## rewrite the sources as the linters want them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/*.cpp' 'tests/*.h')
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.cpp' 'tests/*.h')
 
 # Results are named by machine, level and threads; those of other machines stay. An hour or two.
 bench: $(VENV)/installed  ## all micro-benchmarks beside their rivals, and docs/benchmarks.md; ISA=avx2 for a lower level

@@ -26,8 +26,15 @@ def tool(name: str) -> str:
     return found
 
 
+def cuda_options() -> list[str]:
+    """CMake's from PYLLM_CUDA (0: build without CUDA) and PYLLM_CUDA_ARCHITECTURES ("80;90;100;120")."""
+    options = [f"-DPYLLM_CUDA={'OFF' if os.environ.get('PYLLM_CUDA') == '0' else 'ON'}"]
+    architectures = os.environ.get("PYLLM_CUDA_ARCHITECTURES")
+    return [*options, f"-DPYLLM_CUDA_ARCHITECTURES={architectures}"] if architectures else options
+
+
 class CMakeBuild(build_ext):
-    """One CMake build makes both libraries, straight into the package folder they belong to.
+    """One CMake build makes all libraries, straight into the package folder they belong to.
 
     The build folder is kept, so that a changed file costs seconds.
     """
@@ -57,6 +64,7 @@ class CMakeBuild(build_ext):
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
                 f"-DTORCH_DIR={torch}",
                 f"-DPYLLM_OUTPUT_DIR={self._output()}",
+                *cuda_options(),
             ],
             check=True,
         )
@@ -64,9 +72,9 @@ class CMakeBuild(build_ext):
         subprocess.run([tool("cmake"), "--build", str(build), *(["-j", jobs] if jobs else [])], check=True)
 
     def get_outputs(self) -> list[str]:
-        """Both libraries; setuptools lists them in the wheel."""
-        tokenizer = self.get_ext_filename("_tokenizers")
-        return [str(self._output() / tokenizer), str(self._output() / "libpyllm_cpu.so")]
+        """The libraries that were built; setuptools lists them in the wheel."""
+        names = [self.get_ext_filename("_tokenizers"), "libpyllm_cpu.so", "libpyllm_cuda.so"]
+        return [str(self._output() / name) for name in names if (self._output() / name).exists()]
 
     def get_output_mapping(self) -> dict[str, str]:
         """Nothing is copied after the build."""

@@ -160,7 +160,12 @@ def _op_levels(active: str | None) -> dict[str, str]:
 def _cuda() -> str:
     import torch
 
+    from pyllm.ops import _library
+
     if not torch.cuda.is_available():
         return "no device" if torch.version.cuda else "this torch was built without CUDA"
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return f"{', '.join(names)} (runs plain PyTorch: pyllm has no CUDA kernels yet)"
+    names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    reason = _library.why_no_cuda()
+    if reason is not None:
+        return f"{names} (runs plain PyTorch: {reason})"
+    return f"{names} (kernels for {', '.join(_library.cuda_ops())}; plain PyTorch for the rest)"

@@ -6,6 +6,7 @@
 //   a query sees |#########|             |##############|
 //
 // A boolean or additive mask, where there is one, narrows this further, element by element.
+// All is constexpr so that CUDA kernels can call it.
 #pragma once
 
 #include <cstdint>
@@ -25,14 +26,14 @@ struct Visible {
 
 namespace {
 
-[[maybe_unused]] inline int64_t clamp(int64_t x, int64_t low, int64_t high) {
+[[maybe_unused]] constexpr int64_t clamp(int64_t x, int64_t low, int64_t high) {
   return x < low ? low : x > high ? high : x;
 }
 
 // What the query at key position `position` (may be negative) sees of `kv_len` keys. All three bounds grow
 // with the position, so that a range of queries sees at most [0, last.head) and [first.low, last.high).
-[[maybe_unused]] inline Visible visible_keys(const IntervalMask& mask, int64_t position, int64_t kv_len,
-                                             int64_t prefix) {
+[[maybe_unused]] constexpr Visible visible_keys(const IntervalMask& mask, int64_t position, int64_t kv_len,
+                                                int64_t prefix) {
   const bool causal = mask.causal || mask.window > 0;
   const int64_t high = causal ? clamp(position + 1, 0, kv_len) : kv_len;
   const int64_t low = mask.window > 0 ? clamp(position - mask.window + 1, 0, high) : 0;
@@ -42,11 +43,11 @@ namespace {
 }
 
 // True if one interval alone holds all of [first, last).
-[[maybe_unused]] inline bool covers(const Visible& v, int64_t first, int64_t last) {
+[[maybe_unused]] constexpr bool covers(const Visible& v, int64_t first, int64_t last) {
   return last <= v.head || (v.low <= first && last <= v.high);
 }
 
-[[maybe_unused]] inline bool sees(const Visible& v, int64_t key) {
+[[maybe_unused]] constexpr bool sees(const Visible& v, int64_t key) {
   return key < v.head || (key >= v.low && key < v.high);
 }
 
@@ -54,7 +55,7 @@ namespace {
 struct KeyRange {
   int64_t first, last;
 };
-[[maybe_unused]] inline KeyRange visible_range(const Visible& v, int64_t begin, int64_t end) {
+[[maybe_unused]] constexpr KeyRange visible_range(const Visible& v, int64_t begin, int64_t end) {
   const int64_t low = clamp(v.low, begin, end), high = clamp(v.high, begin, end);
   const int64_t head = clamp(v.head, begin, end);
   if (head == begin) return {low, high};

@@ -26,7 +26,37 @@ _fragment = torch.library.Library("pyllm", "FRAGMENT")
 _warned: set[str] = set()
 
 _KERNEL_DEVICES = ("cpu", "meta")
+_CUDA_PATH = _PATH.with_name("libpyllm_cuda.so")
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def _load_cuda() -> str | None:
+    """Loads the CUDA kernels if a GPU is there; otherwise, or if they cannot be loaded, returns why not."""
+    if not LOADED:
+        return _load_error
+    if not torch.cuda.is_available():
+        return "no device" if torch.version.cuda else "this torch was built without CUDA"
+    if not _CUDA_PATH.exists():
+        return "pyllm was built without CUDA (no nvcc was found, or PYLLM_CUDA=0)"
+    try:
+        torch.ops.load_library(str(_CUDA_PATH))
+    except OSError as error:  # a torch before 2.13, most likely
+        return str(error)
+    return None
+
+
+_cuda_error = _load_cuda()
+
+
+def why_no_cuda() -> str | None:
+    """Why there are no CUDA kernels, None where they are loaded."""
+    return _cuda_error
+
+
+def cuda_ops() -> tuple[str, ...]:
+    """Names of the operators that have CUDA kernels here."""
+    names = torch._C._dispatch_get_registrations_for_dispatch_key("CUDA")
+    return tuple(sorted(name.removeprefix("pyllm::") for name in names if name.startswith("pyllm::")))
 
 
 def why_not_loaded() -> str | None:
@@ -34,21 +64,22 @@ def why_not_loaded() -> str | None:
     return _load_error
 
 
-def has_kernels(x: torch.Tensor) -> bool:
+def has_kernels(x: torch.Tensor, cuda: bool = False) -> bool:
     """True if compiled kernels serve `x`'s device; otherwise warns once and the caller runs its reference.
 
     So does the caller, without a warning, under torch.func's transforms: they differentiate and batch the reference.
+    `cuda` says that the op's CUDA kernels, if they are loaded, can do what was asked; none of them takes doubles.
     """
     if torch._C._are_functorch_transforms_active():
         return False
     device = x.device.type
-    if LOADED and device in _KERNEL_DEVICES:
+    if LOADED and (device in _KERNEL_DEVICES or (device == "cuda" and cuda and runs_on_cuda(x.dtype))):
         return True
     key = device if LOADED else "library"
     if key not in _warned:
         _warned.add(key)
         reason = (
-            f"no kernels for device {device!r}"
+            f"no kernels for {'some calls on ' if _cuda_error is None else ''}device {device!r}"
             if LOADED
             else f"compiled operators not loaded ({_load_error})"
         )
@@ -56,9 +87,14 @@ def has_kernels(x: torch.Tensor) -> bool:
     return False
 
 
-def runs_kernels(x: torch.Tensor) -> bool:
+def runs_on_cuda(dtype: torch.dtype) -> bool:
+    """True if the CUDA kernels are loaded and take this dtype."""
+    return _cuda_error is None and dtype is not torch.float64
+
+
+def runs_kernels(x: torch.Tensor, cuda: bool = False) -> bool:
     """`has_kernels`, with a short way for the common case: a call of a small op takes no longer than its checks."""
-    return (LOADED and x.is_cpu and not torch._C._are_functorch_transforms_active()) or has_kernels(x)
+    return (LOADED and x.is_cpu and not torch._C._are_functorch_transforms_active()) or has_kernels(x, cuda)
 
 
 def call(op: Callable[..., Any], *args: Any) -> Any:
@@ -109,14 +145,22 @@ def register_autocast(name: str, *, lower: bool, keep: tuple[int, ...] = ()) -> 
     """
     if not LOADED:
         return
-    op = getattr(torch.ops.pyllm, name).default
+    for device, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
+        _fragment.impl(name, _autocast_kernel(name, device, key, lower, keep), key)
 
-    def autocast_kernel(*args: Any) -> Any:
-        dtype = torch.get_autocast_dtype("cpu") if lower else args[0].dtype
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)):
+
+def _autocast_kernel(
+    name: str, device: str, key: str, lower: bool, keep: tuple[int, ...]
+) -> Callable[..., Any]:
+    op = getattr(torch.ops.pyllm, name).default
+    excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+    def kernel(*args: Any) -> Any:
+        dtype = torch.get_autocast_dtype(device) if lower else args[0].dtype
+        with torch._C._ExcludeDispatchKeyGuard(excluded):
             return op(*(arg if i in keep else _cast(arg, dtype) for i, arg in enumerate(args)))
 
-    _fragment.impl(name, autocast_kernel, "AutocastCPU")
+    return kernel
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

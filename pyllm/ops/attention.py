@@ -86,7 +86,8 @@ def attention(
     seed = torch.randint(0, 2**62, (), dtype=torch.int64) if dropout_p > 0 else None
     masks = (attn_mask, sink_logits, alibi_slopes, prefix, kv_lengths, cu_seqlens_q, cu_seqlens_k, seed)
     numbers = (is_causal, scale, window, sink_tokens, softcap, dropout_p)
-    if not _library.runs_kernels(q):
+    fits_cuda = q.is_cuda and _fits_cuda(q, k, v, attn_mask, sink_logits, dropout_p)
+    if not _library.runs_kernels(q, cuda=fits_cuda):
         out, lse = attention_reference(q, k, v, *masks, *numbers)
     elif cu_seqlens_q is None:
         out, lse = _library.call(torch.ops.pyllm.attention.default, q, k, v, *masks, *numbers)
@@ -95,6 +96,18 @@ def attention(
         out, lse = _library.call(torch.ops.pyllm.attention.default, q, k, v, *masks, *numbers)
         out, lse = out[0].transpose(0, 1), lse[0]
     return (out, lse) if return_lse else out
+
+
+def _fits_cuda(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, sink_logits: Tensor | None, dropout_p: float
+) -> bool:
+    """True if the CUDA kernel can do it: forward only, 16 bits, head sizes up to 256, masks that are intervals."""
+    if attn_mask is not None or dropout_p > 0 or q.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    wants_grad = any(x is not None and x.requires_grad for x in (q, k, v, sink_logits))
+    if wants_grad and torch.is_grad_enabled():
+        return False
+    return all(x.shape[-1] % 8 == 0 and 0 < x.shape[-1] <= 256 for x in (q, v))
 
 
 def _check(
@@ -170,12 +183,15 @@ def _check_packed(
 
 
 def _check_integers(name: str, x: Tensor, count: int, largest: int | None = None) -> None:
-    """Checks shape, dtype, and that all lie in [0, largest]; of compiled calls the kernel checks the values."""
+    """Checks shape, dtype, and that all lie in [0, largest]; of compiled calls the kernel checks the values.
+
+    On a GPU nobody waits for the values: its kernels keep inside the tensors whatever they are.
+    """
     if x.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"attention: {name} must be int32 or int64, got {x.dtype}")
     if x.dim() != 1 or x.shape[0] != count:
         raise ValueError(f"attention: {name} must have shape ({count},), got {tuple(x.shape)}")
-    if x.is_meta or torch.compiler.is_compiling():
+    if x.is_meta or x.is_cuda or torch.compiler.is_compiling():
         return
     for value in x.tolist():
         if value < 0 or (largest is not None and value > largest):
@@ -184,7 +200,7 @@ def _check_integers(name: str, x: Tensor, count: int, largest: int | None = None
 
 
 def _check_borders(name: str, cu_seqlens: Tensor, tokens: int) -> None:
-    if cu_seqlens.is_meta or torch.compiler.is_compiling():
+    if cu_seqlens.is_meta or cu_seqlens.is_cuda or torch.compiler.is_compiling():
         return
     values = cu_seqlens.tolist()
     if values[0] != 0 or values[-1] != tokens or any(a > b for a, b in pairwise(values)):

@@ -40,7 +40,7 @@ def rope(
     Raises:
         ValueError: shapes do not fit. TypeError: dtypes do not fit. IndexError: a position has no row in cos and sin.
     """
-    if not _library.runs_kernels(q):
+    if not _library.runs_kernels(q, cuda=True):
         _check(q, k, cos, sin, position_ids)
         _check_positions(position_ids, cos)
         return rope_reference(q, k, cos, sin, position_ids=position_ids, interleaved=interleaved)

@@ -42,7 +42,7 @@ def glu(gate: Tensor, up: Tensor, activation: str = "silu") -> Tensor:
     Raises:
         ValueError: shapes differ, or the activation is unknown. TypeError: dtypes do not fit.
     """
-    if not _library.runs_kernels(gate):
+    if not _library.runs_kernels(gate, cuda=True):
         _check(gate, up, activation)
         return glu_reference(gate, up, activation)
     try:
@@ -65,7 +65,7 @@ def activate(x: Tensor, activation: str) -> Tensor:
     Raises:
         ValueError: the activation is unknown. TypeError: the dtype is none of the above.
     """
-    if not _library.runs_kernels(x):
+    if not _library.runs_kernels(x, cuda=True):
         _check_activation("activate", "x", x, activation)
         return activate_reference(x, activation)
     try:

@@ -30,6 +30,7 @@ std::vector<Values> rotate(DType dtype, int64_t head_dim, int64_t pairs, bool in
                 .out = out[0].data(),
                 .cos = cos.data(),
                 .sin = sin.data(),
+                .table_rows = kPositions,
                 .positions = positions.data(),
                 .positions_batch_stride = kLength,
                 .interleaved = interleaved,

@@ -258,16 +258,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
   return {grad_q, grad_k, grad_v, grad_mask, grad_sink};
 }
 
-#define PYLLM_ATTENTION_ARGUMENTS                                                                      \
-  "Tensor q, Tensor k, Tensor v, Tensor? attn_mask, Tensor? sink_logits, Tensor? alibi_slopes, "       \
-  "Tensor? prefix_length, Tensor? kv_lengths, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, "            \
-  "Tensor? dropout_seed, bool is_causal, float? scale, int? window, int sink_tokens, float? softcap, " \
-  "float dropout_p"
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
-  m.def("attention(" PYLLM_ATTENTION_ARGUMENTS ") -> (Tensor out, Tensor lse)");
+  m.def(PYLLM_ATTENTION_SCHEMA);
   m.def(
       "attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor out, Tensor "
       "lse, " PYLLM_ATTENTION_ARGUMENTS

@@ -10,6 +10,14 @@
 #include "bindings/torch/tensor.h"
 #include "ops/attention/attention.h"
 
+// The op's arguments in its schema.
+#define PYLLM_ATTENTION_ARGUMENTS                                                                      \
+  "Tensor q, Tensor k, Tensor v, Tensor? attn_mask, Tensor? sink_logits, Tensor? alibi_slopes, "       \
+  "Tensor? prefix_length, Tensor? kv_lengths, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, "            \
+  "Tensor? dropout_seed, bool is_causal, float? scale, int? window, int sink_tokens, float? softcap, " \
+  "float dropout_p"
+#define PYLLM_ATTENTION_SCHEMA "attention(" PYLLM_ATTENTION_ARGUMENTS ") -> (Tensor out, Tensor lse)"
+
 namespace pyllm::binding {
 
 // For values inside index tensors, which are checked here and not in Python, where reading them would cost as
@@ -30,26 +38,29 @@ inline attention::Heads heads_of(const Tensor& x) {
   return {const_cast<void*>(x.const_data_ptr()), x.stride(0), x.stride(1), x.stride(2)};
 }
 
-// Uninitialized, on the CPU. A call of torch's C interface: through the dispatcher a new tensor and its
-// transpose cost 4 us.
+// Uninitialized, on the device of `like`. A call of torch's C interface: through the dispatcher a new tensor
+// and its transpose cost 4 us.
 template <std::size_t N>
-Tensor new_strided(ScalarType dtype, const std::array<int64_t, N>& sizes,
+Tensor new_strided(const Tensor& like, ScalarType dtype, const std::array<int64_t, N>& sizes,
                    const std::array<int64_t, N>& strides) {
+  int32_t device_type = 0, device = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device));
   AtenTensorHandle made;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      N, sizes.data(), strides.data(), static_cast<int32_t>(dtype), aoti_torch_device_type_cpu(), 0, &made));
+      N, sizes.data(), strides.data(), static_cast<int32_t>(dtype), device_type, device, &made));
   return Tensor(made);
 }
 
 // (batch, heads, tokens, dim) over memory laid out as (batch, tokens, heads, dim).
 inline Tensor new_heads(const Tensor& like, int64_t batch, int64_t heads, int64_t tokens, int64_t dim) {
-  return new_strided<4>(like.scalar_type(), {batch, heads, tokens, dim},
+  return new_strided<4>(like, like.scalar_type(), {batch, heads, tokens, dim},
                         {tokens * heads * dim, dim, heads * dim, 1});
 }
 
 // (batch, heads, tokens), in the dtype that sums over `like` are kept in.
 inline Tensor new_lse(const Tensor& like, int64_t batch, int64_t heads, int64_t tokens) {
-  return new_strided<3>(accumulator_type(like), {batch, heads, tokens}, {heads * tokens, tokens, 1});
+  return new_strided<3>(like, accumulator_type(like), {batch, heads, tokens}, {heads * tokens, tokens, 1});
 }
 
 inline std::vector<int64_t> integers(const Tensor& any, const char* op, const char* argument) {

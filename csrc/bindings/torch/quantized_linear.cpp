@@ -18,8 +18,7 @@ constexpr const char* kPackedBytes = "quantized_packed_bytes";
 constexpr const char* kUnpack = "quantized_unpack";
 
 Tensor zero_bytes(int64_t bytes) {
-  const auto type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(ScalarType::Byte));
-  Tensor data = empty({bytes}, type);
+  Tensor data = empty({bytes}, code_of(ScalarType::Byte), aoti_torch_device_type_cpu(), 0);
   std::memset(data.mutable_data_ptr(), 0, static_cast<size_t>(bytes));
   return data;
 }

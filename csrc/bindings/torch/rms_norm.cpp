@@ -3,7 +3,7 @@
 #include <optional>
 #include <tuple>
 
-#include "bindings/torch/tensor.h"
+#include "bindings/torch/device.h"
 
 namespace pyllm::binding {
 namespace {
@@ -20,6 +20,7 @@ void check_inputs(const Tensor& x, const Tensor& weight) {
 std::tuple<Tensor, Tensor> rms_norm(const Tensor& x_any, const Tensor& weight_any, double eps,
                                     double weight_offset) {
   check_inputs(x_any, weight_any);
+  const OnDevice device(kOp, {&x_any, &weight_any});
   const Tensor x = dense(x_any), weight = dense(weight_any);
   Tensor y = empty(x, shape_of(x));
   Tensor rstd = empty(x, {rows_of(x)}, accumulator_type(x));
@@ -42,6 +43,7 @@ std::tuple<Tensor, Tensor, Tensor> add_rms_norm(const Tensor& x_any, const Tenso
   check_inputs(x_any, weight_any);
   check_same_shape(x_any, residual_any, kOp, "residual");
   check_same_dtype(x_any, residual_any, kOp, "residual");
+  const OnDevice device(kOp, {&x_any, &residual_any, &weight_any});
   const Tensor x = dense(x_any), residual = dense(residual_any), weight = dense(weight_any);
   Tensor y = empty(x, shape_of(x)), residual_out = empty(x, shape_of(x));
   Tensor rstd = empty(x, {rows_of(x)}, accumulator_type(x));
@@ -68,6 +70,7 @@ std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor& grad_y_any,
   check_same_dtype(h_any, grad_y_any, kOp, "grad_y");
   check(rstd_any.numel() == rows_of(h_any) && rstd_any.scalar_type() == accumulator_type(h_any), kOp,
         "rstd must hold one accumulator per row");
+  const OnDevice device(kOp, {&h_any, &grad_y_any, &weight_any, &rstd_any, address(grad_residual_any)});
   const Tensor grad_y = dense(grad_y_any), h = dense(h_any), weight = dense(weight_any);
   const Tensor rstd = dense(rstd_any);
   std::optional<Tensor> grad_residual;
@@ -93,7 +96,7 @@ std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor& grad_y_any,
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
+PYLLM_SCHEMAS(m) {
   m.def("rms_norm(Tensor x, Tensor weight, float eps, float weight_offset) -> (Tensor, Tensor)");
   m.def(
       "add_rms_norm(Tensor x, Tensor residual, Tensor weight, float eps, float weight_offset) -> "
@@ -103,7 +106,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
       "float weight_offset) -> (Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) {
+PYLLM_KERNELS(m) {
   m.impl("rms_norm", TORCH_BOX(&rms_norm));
   m.impl("add_rms_norm", TORCH_BOX(&add_rms_norm));
   m.impl("rms_norm_backward", TORCH_BOX(&rms_norm_backward));

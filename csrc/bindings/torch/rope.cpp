@@ -3,7 +3,7 @@
 #include <optional>
 #include <tuple>
 
-#include "bindings/torch/tensor.h"
+#include "bindings/torch/device.h"
 
 namespace pyllm::binding {
 namespace {
@@ -32,7 +32,8 @@ void check_inputs(const Tensor& q, const Tensor& k) {
   check_same_dtype(q, k, kOp, "k");
 }
 
-// Every row of cos and sin that will be read exists: checked before anything is written.
+// Every row of cos and sin that will be read exists: checked before anything is written. On a GPU that would
+// mean to wait for it; there its kernel gives NaN where a row does not exist.
 void check_positions(const Tensor& q, const Tensor& cos, const std::optional<Tensor>& positions) {
   if (!positions) {
     check(q.size(2) <= cos.size(0), kOp, "cos and sin must have a row for each of q's positions");
@@ -42,6 +43,8 @@ void check_positions(const Tensor& q, const Tensor& cos, const std::optional<Ten
             positions->size(positions->dim() - 1) == q.size(2) &&
             (positions->dim() == 1 || positions->size(0) == 1 || positions->size(0) == q.size(0)),
         kOp, "position_ids must be int64 and (len,), (1, len) or (batch, len)");
+  check(positions->numel() == 0 || cos.size(0) > 0, kOp, "cos and sin must have rows");
+  if (!positions->is_cpu()) return;
   const int64_t* ids = static_cast<const int64_t*>(positions->const_data_ptr());
   for (int64_t i = 0; i < positions->numel(); ++i) {
     check(ids[i] >= 0 && ids[i] < cos.size(0), kOp,
@@ -68,6 +71,7 @@ Tensor rotate(const Tensor& x_any, const Angles& angles) {
        .out = out.mutable_data_ptr(),
        .cos = angles.cos.const_data_ptr(),
        .sin = angles.sin.const_data_ptr(),
+       .table_rows = angles.cos.size(0),
        .positions = positions ? static_cast<const int64_t*>(positions->const_data_ptr()) : nullptr,
        .positions_batch_stride = positions && positions->numel() > x.size(2) ? x.size(2) : 0,
        .interleaved = angles.interleaved,
@@ -79,6 +83,7 @@ std::tuple<Tensor, Tensor> rope(const Tensor& q, const Tensor& k, const Tensor& 
                                 std::optional<Tensor> position_ids, bool interleaved, bool inverse) {
   check_inputs(q, k);
   check_tables(q, cos, sin);
+  const OnDevice device(kOp, {&q, &k, &cos, &sin, address(position_ids)});
   Angles angles = {dense(cos), dense(sin), std::nullopt, interleaved, inverse};
   if (position_ids) angles.positions = dense(*position_ids);
   check_positions(q, cos, angles.positions);
@@ -87,13 +92,13 @@ std::tuple<Tensor, Tensor> rope(const Tensor& q, const Tensor& k, const Tensor& 
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
+PYLLM_SCHEMAS(m) {
   m.def(
       "rope(Tensor q, Tensor k, Tensor cos, Tensor sin, Tensor? position_ids, bool interleaved, bool "
       "inverse) "
       "-> (Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) { m.impl("rope", TORCH_BOX(&rope)); }
+PYLLM_KERNELS(m) { m.impl("rope", TORCH_BOX(&rope)); }
 
 }  // namespace pyllm::binding

@@ -3,6 +3,7 @@
 #include <tuple>
 
 #include "bindings/torch/activation_argument.h"
+#include "bindings/torch/device.h"
 
 namespace pyllm::binding {
 namespace {
@@ -34,6 +35,7 @@ pyllm::swiglu::Input input(const Tensor& x) {
 
 // `up` is null for a plain activation, whose backward returns (grad_x, activation(x)).
 Tensor forward(const Tensor& gate_any, const Tensor* up_any, const std::string& activation) {
+  const OnDevice device(kOp, {&gate_any, up_any});
   const Tensor gate = regular(gate_any);
   const Tensor up = up_any ? regular(*up_any) : gate;
   Tensor out = empty(gate, shape_of(gate));
@@ -50,6 +52,7 @@ Tensor forward(const Tensor& gate_any, const Tensor* up_any, const std::string& 
 std::tuple<Tensor, Tensor> backward(const Tensor& grad_any, const Tensor& gate_any, const Tensor* up_any,
                                     const std::string& activation) {
   check_like(gate_any, grad_any, "grad_out");
+  const OnDevice device(kOp, {&gate_any, &grad_any, up_any});
   const Tensor grad_out = regular(grad_any), gate = regular(gate_any);
   const Tensor up = up_any ? regular(*up_any) : gate;
   Tensor grad_gate = empty(gate, shape_of(gate)), grad_up = empty(gate, shape_of(gate));
@@ -85,14 +88,14 @@ std::tuple<Tensor, Tensor> activate_backward(const Tensor& grad_out, const Tenso
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
+PYLLM_SCHEMAS(m) {
   m.def("activate(Tensor x, str activation) -> Tensor");
   m.def("activate_backward(Tensor grad_out, Tensor x, str activation) -> (Tensor, Tensor)");
   m.def("glu(Tensor gate, Tensor up, str activation) -> Tensor");
   m.def("glu_backward(Tensor grad_out, Tensor gate, Tensor up, str activation) -> (Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) {
+PYLLM_KERNELS(m) {
   m.impl("activate", TORCH_BOX(&activate));
   m.impl("activate_backward", TORCH_BOX(&activate_backward));
   m.impl("glu", TORCH_BOX(&glu));

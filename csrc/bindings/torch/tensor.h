@@ -59,26 +59,35 @@ inline std::vector<int64_t> shape_of(const Tensor& x) {
   return std::vector<int64_t>(x.sizes().begin(), x.sizes().end());
 }
 
-// Uninitialized and contiguous, in main memory. Straight to the allocator: torch's new_empty is an operator,
-// and a call through the dispatcher takes longer than a norm of one row.
-inline Tensor empty(const std::vector<int64_t>& shape, int32_t dtype) {
+// Uninitialized and contiguous. Straight to the allocator: torch's new_empty is an operator, and a call
+// through the dispatcher takes longer than a norm of one row.
+inline Tensor empty(const std::vector<int64_t>& shape, int32_t dtype, int32_t device_type, int32_t device) {
   std::vector<int64_t> strides(shape.size());
   int64_t stride = 1;
   for (size_t i = shape.size(); i-- > 0; stride *= std::max<int64_t>(shape[i], 1)) strides[i] = stride;
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
-                                                         strides.data(), dtype, aoti_torch_device_type_cpu(),
-                                                         0, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(shape.size()), shape.data(), strides.data(), dtype, device_type, device, &handle));
   return Tensor(handle);
 }
-// dtype as x unless given.
+inline int32_t code_of(ScalarType dtype) {
+  return torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+}
+// On the device of x.
+inline Tensor empty(const Tensor& x, const std::vector<int64_t>& shape, int32_t dtype) {
+  int32_t device_type = 0, device = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &device));
+  return empty(shape, dtype, device_type, device);
+}
+inline Tensor empty(const Tensor& x, const std::vector<int64_t>& shape, ScalarType dtype) {
+  return empty(x, shape, code_of(dtype));
+}
+// The same dtype too.
 inline Tensor empty(const Tensor& x, const std::vector<int64_t>& shape) {
   int32_t dtype = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
-  return empty(shape, dtype);
-}
-inline Tensor empty(const Tensor&, const std::vector<int64_t>& shape, ScalarType dtype) {
-  return empty(shape, torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)));
+  return empty(x, shape, dtype);
 }
 
 // The dtype sums are kept in: float64 for float64, otherwise float32.

@@ -21,6 +21,7 @@ struct Rotation {
   void* out;                                      // same shape, contiguous
   const void* cos;                                // (positions, pairs), contiguous, of the accumulator type:
   const void* sin;                                // double for f64, otherwise float
+  int64_t table_rows;                             // of cos and sin
   const int64_t* positions;        // row of cos and sin for (batch, token); null: the token's index
   int64_t positions_batch_stride;  // 0 if all sequences share them
   bool interleaved, inverse;
