@@ -143,6 +143,7 @@ class Runner {
                   .out = other,
                   .cos = layer.cos,
                   .sin = layer.sin,
+                  .table_rows = 0,  // positions are checked where they come in
                   .positions = s_.positions,
                   .positions_batch_stride = 0,
                   .interleaved = n_.interleaved,
