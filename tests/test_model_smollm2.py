@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pyllm import GenerationConfig, Model
+from pyllm import Engine, GenerationConfig, Model
 from pyllm.generation import Completion
 
 NEW_TOKENS = 64
@@ -111,3 +111,90 @@ def test_a_seeded_prompt_gives_the_same_text_in_any_company(smollm2_model: Model
     assert (
         alone.token_ids != smollm2_model.generate(PROMPTS[3], GenerationConfig(max_new_tokens=8))[0].token_ids
     )
+
+
+@pytest.mark.slow
+def test_completions_are_the_same_bits_in_a_busy_engine(
+    smollm2_model: Model, greedy: list[Completion]
+) -> None:
+    engine = Engine(smollm2_model, max_batch_tokens=7, max_batch_size=4, page_size=16, kv_cache_bytes=8 << 20)
+    config = GenerationConfig(max_new_tokens=NEW_TOKENS)
+    requests = [engine.submit(prompt, config) for prompt in PROMPTS for _ in range(2)]
+    engine.step()
+    for request in requests[1::2]:
+        engine.step()
+        request.cancel()
+    assert [request.result() for request in requests[::2]] == greedy
+    assert engine.statistics.preemptions > 0
+
+
+# Options of ours, and of transformers' generate where they have other names or values. transformers also finds a stop
+# string that begins in the prompt; none does here.
+DETERMINISTIC: dict[str, tuple[dict, dict]] = {
+    "greedy": ({}, {}),
+    "repetition penalty": ({"repetition_penalty": 1.3}, {"repetition_penalty": 1.3}),
+    "no repeated n-grams": ({"no_repeat_ngram_size": 2}, {"no_repeat_ngram_size": 2}),
+    "logit bias": (
+        {"logit_bias": {28: 4.0, 260: -100.0, 253: -3.5}},
+        {"sequence_bias": {(28,): 4.0, (260,): -100.0, (253,): -3.5}},
+    ),
+    "a least length": ({"min_new_tokens": 20}, {"min_new_tokens": 20}),
+    "stop strings": ({"stop": ["is", "\n", "he l"]}, {"stop_strings": ["is", "\n", "he l"]}),
+    "all edits": (
+        {"repetition_penalty": 1.1, "no_repeat_ngram_size": 3, "min_new_tokens": 12, "logit_bias": {28: 2.0}},
+        {
+            "repetition_penalty": 1.1,
+            "no_repeat_ngram_size": 3,
+            "min_new_tokens": 12,
+            "sequence_bias": {(28,): 2.0},
+        },
+    ),
+    "beams": ({"num_beams": 4}, {"num_beams": 4}),
+    "beams, short ones first": (
+        {"num_beams": 3, "length_penalty": -1.0, "early_stopping": True},
+        {"num_beams": 3, "length_penalty": -1.0, "early_stopping": True},
+    ),
+    "beams, long ones first": (
+        {"num_beams": 3, "length_penalty": 2.0, "early_stopping": "never"},
+        {"num_beams": 3, "length_penalty": 2.0, "early_stopping": "never"},
+    ),
+    "several beams, edited": (
+        {"num_beams": 3, "num_return_sequences": 3, "no_repeat_ngram_size": 3, "repetition_penalty": 1.2},
+        {"num_beams": 3, "num_return_sequences": 3, "no_repeat_ngram_size": 3, "repetition_penalty": 1.2},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def their_tokenizer(
+    smollm2_model: Model, tmp_path_factory: pytest.TempPathFactory
+) -> PreTrainedTokenizerFast:
+    """transformers looks for stop strings with it."""
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    smollm2_model.tokenizer.save(path)
+    return PreTrainedTokenizerFast(tokenizer_file=str(path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_text_is_transformers_text(
+    name: str,
+    smollm2_model: Model,
+    theirs: LlamaForCausalLM,
+    their_tokenizer: PreTrainedTokenizerFast,
+    greedy: list[Completion],
+) -> None:
+    ours, options = DETERMINISTIC[name]
+    if "stop_strings" in options:
+        options = options | {"tokenizer": their_tokenizer}
+    prompts = [greedy[place].prompt_token_ids for place in (0, 1, 8)]
+    copies = ours.get("num_return_sequences", 1)
+    found = smollm2_model.generate(prompts, GenerationConfig(max_new_tokens=24, **ours))
+    for place, prompt in enumerate(prompts):
+        with torch.inference_mode():
+            rows = theirs.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False, **options)
+        assert len(rows) == copies
+        for row, completion in zip(rows.tolist(), found[place * copies :], strict=False):
+            length = len(prompt) + len(completion.token_ids)
+            assert prompt + completion.token_ids == row[:length]
+            assert set(row[length:]) <= {2}, "transformers went on"
