@@ -6,12 +6,13 @@
 //
 // A stretch is wide enough that preparing the rows again for each one is a few percent. Sums do not depend on
 // how a product is cut (linear.h), so neither do the bits.
+#include "ops/grouped_linear/grouped_linear.h"
+
 #include <algorithm>
 #include <atomic>
 #include <vector>
 
 #include "core/parallel.h"
-#include "ops/grouped_linear/grouped_linear.h"
 #include "ops/quantized_linear/quantized_linear.h"
 
 namespace pyllm::grouped_linear {
