@@ -55,10 +55,11 @@ def test_amx_order_is_that_of_the_tile_product(shape: tuple[int, int, int]) -> N
                 assert torch.equal(linear(a, b, bias), expected.bfloat16())
 
 
-@pytest.mark.parametrize("isa", [level for level in levels() if level != "scalar"], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_any_number_of_rows(isa: str, dtype: torch.dtype) -> None:
     """Output and gradient of a row have the same bits in batches of 1, 2, 3 ... 100 rows."""
+    if isa == "scalar":
+        pytest.skip("the reference takes a row at a time")
     x, weight, bias = (t.detach() for t in inputs((100, 330), 300, dtype))
     grad = torch.randn(100, 300, generator=torch.Generator().manual_seed(1)).to(dtype)
     y, grad_x = linear(x, weight, bias), linear(grad, weight.t())
