@@ -18,7 +18,7 @@ from pyllm.ops import decoder_step
 from pyllm.quantization.quantize import quantize_network
 from tests.models.hf import VARIANTS, ids
 from tests.models.test_transformer import ours
-from tests.ops.conftest import isa  # noqa: F401 - a fixture
+from tests.ops.conftest import isa, pytest_generate_tests  # noqa: F401 - a fixture and its levels
 from tests.ops.numerics import assert_same_bits_at_any_thread_count
 
 FORMATS = ("q4_0", "q4_1", "q5_0", "q8_0", "q4_k", "q6_k", "iq4_nl", "mxfp4")

@@ -1,3 +1,3 @@
-from tests.ops.conftest import isa
+from tests.ops.conftest import isa, pytest_generate_tests
 
-__all__ = ["isa"]
+__all__ = ["isa", "pytest_generate_tests"]
