@@ -114,18 +114,8 @@ struct Inputs {
   Problem problem;
 };
 
-void check_heads(const Tensor& q, const Tensor& k, const Tensor& v) {
-  check(q.dim() == 4 && k.dim() == 4 && v.dim() == 4, kOp, "q, k and v must be (batch, heads, len, dim)");
-  check(k.size(0) == q.size(0) && v.size(0) == q.size(0) && k.size(3) == q.size(3), kOp,
-        "k and v must have q's batch, and k its head_dim");
-  check(v.size(1) == k.size(1) && v.size(2) == k.size(2), kOp, "v must have k's heads and length");
-  check(k.size(1) ? q.size(1) % k.size(1) == 0 : q.size(1) == 0, kOp, "heads must be a multiple of kv_heads");
-  check_same_dtype(q, k, kOp, "k");
-  check_same_dtype(q, v, kOp, "v");
-}
-
 Inputs prepare(const Tensor& q_any, const Tensor& k_any, const Tensor& v_any, const Options& o) {
-  check_heads(q_any, k_any, v_any);
+  check_heads(q_any, k_any, v_any, kOp);
   check(o.dropout_p >= 0 && o.dropout_p <= 1 && (o.dropout_p == 0 || o.dropout_seed), kOp,
         "dropout_p must lie in [0, 1] and needs dropout_seed");
   check(o.sink_tokens >= 0 && (!o.window || *o.window > 0), kOp,

@@ -104,4 +104,15 @@ inline std::vector<int64_t> borders(const Tensor& cu_seqlens, int64_t tokens, co
   return at;
 }
 
+// What an attention of ordinary tensors asks of its shapes.
+inline void check_heads(const Tensor& q, const Tensor& k, const Tensor& v, const char* op) {
+  check(q.dim() == 4 && k.dim() == 4 && v.dim() == 4, op, "q, k and v must be (batch, heads, len, dim)");
+  check(k.size(0) == q.size(0) && v.size(0) == q.size(0) && k.size(3) == q.size(3), op,
+        "k and v must have q's batch, and k its head_dim");
+  check(v.size(1) == k.size(1) && v.size(2) == k.size(2), op, "v must have k's heads and length");
+  check(k.size(1) ? q.size(1) % k.size(1) == 0 : q.size(1) == 0, op, "heads must be a multiple of kv_heads");
+  check_same_dtype(q, k, op, "k");
+  check_same_dtype(q, v, op, "v");
+}
+
 }  // namespace pyllm::binding

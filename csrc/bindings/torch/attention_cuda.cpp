@@ -47,14 +47,8 @@ class Vectors {
   std::vector<Tensor> kept_;
 };
 
-void check_heads(const Tensor& q, const Tensor& k, const Tensor& v) {
-  check(q.dim() == 4 && k.dim() == 4 && v.dim() == 4, kOp, "q, k and v must be (batch, heads, len, dim)");
-  check(k.size(0) == q.size(0) && v.size(0) == q.size(0) && k.size(3) == q.size(3), kOp,
-        "k and v must have q's batch, and k its head_dim");
-  check(v.size(1) == k.size(1) && v.size(2) == k.size(2), kOp, "v must have k's heads and length");
-  check(k.size(1) ? q.size(1) % k.size(1) == 0 : q.size(1) == 0, kOp, "heads must be a multiple of kv_heads");
-  check_same_dtype(q, k, kOp, "k");
-  check_same_dtype(q, v, kOp, "v");
+void check_heads_on_cuda(const Tensor& q, const Tensor& k, const Tensor& v) {
+  check_heads(q, k, v, kOp);
   const auto fits = [](int64_t dim) { return dim % 8 == 0 && dim <= attention::kLargestCudaDim; };
   check(q.scalar_type() == ScalarType::BFloat16 || q.scalar_type() == ScalarType::Half, kOp,
         "on CUDA q must be bfloat16 or float16");
@@ -67,7 +61,7 @@ std::tuple<Tensor, Tensor> attention_forward(
     std::optional<Tensor> prefix_length, std::optional<Tensor> kv_lengths, std::optional<Tensor> cu_seqlens_q,
     std::optional<Tensor> cu_seqlens_k, std::optional<Tensor>, bool is_causal, std::optional<double> scale,
     std::optional<int64_t> window, int64_t sink_tokens, std::optional<double> softcap, double dropout_p) {
-  check_heads(q_any, k_any, v_any);
+  check_heads_on_cuda(q_any, k_any, v_any);
   check(!attn_mask && dropout_p == 0, kOp, "on CUDA there is neither attn_mask nor dropout");
   check(sink_tokens >= 0 && (!window || *window > 0), kOp,
         "sink_tokens must not be negative and window must be positive");
