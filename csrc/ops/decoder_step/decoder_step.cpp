@@ -1,5 +1,6 @@
 #include "ops/decoder_step/decoder_step.h"
 
+#include <initializer_list>
 #include <utility>
 
 #include "core/scratch.h"
@@ -111,11 +112,26 @@ class Runner {
     std::swap(x, other);
   }
 
-  void project(const Linear& linear, const void* x, void* out) {
-    if (!linear.weight.data) {
-      return quantized_linear::forward(
-          {n_.dtype, s_.tokens, x, linear.inputs, linear.quantized, linear.bias, out});
+  struct Projection {
+    const Linear& linear;
+    void* out;
+  };
+
+  // Layers of one x: one pass over it and one loop where all of them are quantized.
+  void project(const void* x, std::initializer_list<Projection> layers) {
+    quantized_linear::Product products[3];
+    int64_t count = 0;
+    for (const auto& [linear, out] : layers) {
+      if (linear.weight.data) {
+        project_dense(linear, x, out);
+      } else {
+        products[count++] = {n_.dtype, s_.tokens, x, linear.inputs, linear.quantized, linear.bias, out};
+      }
     }
+    if (count) quantized_linear::forward(products, count);
+  }
+
+  void project_dense(const Linear& linear, const void* x, void* out) {
     linear::product({.dtype = n_.dtype,
                      .out_dtype = n_.dtype,
                      .rows = s_.tokens,
@@ -154,9 +170,7 @@ class Runner {
 
   // x = o_proj(attention over what normed_ and the cache hold)
   void attend(const Layer& layer, const Cache& cache) {
-    project(layer.q, normed_, q_);
-    project(layer.k, normed_, k_);
-    project(layer.v, normed_, v_);
+    project(normed_, {{layer.q, q_}, {layer.k, k_}, {layer.v, v_}});
     normalize_heads(layer.query, n_.heads, q_, other_q_);
     normalize_heads(layer.key, n_.kv_heads, k_, other_k_);
     const attention::Heads q = rotate(layer, n_.heads, q_, other_q_);
@@ -196,14 +210,17 @@ class Runner {
                      .pages = {cache.data, s_.layout, cache.page_stride, cache.head_stride, cache.pages}},
          .out = {attended_, 0, n_.head_dim, n_.heads * n_.head_dim},
          .lse = lse_});
-    project(layer.o, attended_, x_);
+    project(attended_, {{layer.o, x_}});
   }
 
   // x = down_proj(activation(gate_proj) * up_proj) of normed_, or down_proj(activation(up_proj))
   void feed_forward(const Layer& layer) {
     const bool gated = layer.gate.outputs > 0;
-    if (gated) project(layer.gate, normed_, gate_);
-    project(layer.up, normed_, up_);
+    if (gated) {
+      project(normed_, {{layer.gate, gate_}, {layer.up, up_}});
+    } else {
+      project(normed_, {{layer.up, up_}});
+    }
     const swiglu::Input up = {up_, n_.intermediate};
     swiglu::forward({.dtype = n_.dtype,
                      .activation = n_.activation,
@@ -212,7 +229,7 @@ class Runner {
                      .gate = gated ? swiglu::Input{gate_, n_.intermediate} : up,
                      .up = gated ? up : swiglu::Input{},
                      .out = activated_});
-    project(layer.down, activated_, x_);
+    project(activated_, {{layer.down, x_}});
   }
 
   const Network& n_;
