@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs pyllm as a user would and runs it: `pip install .` (isolated build) into an environment that has torch, where
+# Installs pyllm as a user would and runs it: one wheel, built in isolation, into an environment that has torch, where
 # no second torch may appear, and into an empty one. TORCH pins the torch that the empty one resolves to.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,16 +26,19 @@ PY
   )
 }
 
-echo "== into an environment with torch"
+echo "== a wheel"
 "$PYTHON" -m venv "$work/with"
+"$work/with/bin/pip" wheel --quiet --no-deps --wheel-dir "$work" .
+
+echo "== into an environment with torch"
 "$work/with/bin/pip" install --quiet "$TORCH"
 before=$(stat -c %Y "$work"/with/lib/python*/site-packages/torch/version.py)
-"$work/with/bin/pip" install --quiet .
+"$work/with/bin/pip" install --quiet "$work"/*.whl
 test "$before" = "$(stat -c %Y "$work"/with/lib/python*/site-packages/torch/version.py)"
 check "$work/with"
 
 echo "== into an empty environment"
 "$PYTHON" -m venv "$work/empty"
-"$work/empty/bin/pip" install --quiet .
+"$work/empty/bin/pip" install --quiet "$work"/*.whl
 check "$work/empty"
 echo "install check passed"

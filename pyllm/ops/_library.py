@@ -97,11 +97,23 @@ def runs_kernels(x: torch.Tensor, cuda: bool = False) -> bool:
     return (LOADED and x.is_cpu and not torch._C._are_functorch_transforms_active()) or has_kernels(x, cuda)
 
 
+def runs_at_once(x: torch.Tensor) -> bool:
+    """True for a plain eager call on the CPU: the kernel may run first and the checks only if it complains."""
+    return LOADED and x.is_cpu and plain_eager()
+
+
 def call(op: Callable[..., Any], *args: Any) -> Any:
     """Runs `op`, past its autograd kernel if no gradient is wanted: that kernel is Python and costs 10 us a call."""
-    if torch.is_grad_enabled() or torch.is_inference_mode_enabled() or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return op(*args)
-    with below_autograd():
+    return call_below_autograd(op, *args)
+
+
+def call_below_autograd(op: Callable[..., Any], *args: Any) -> Any:
+    """Runs `op` without its autograd kernel, which is Python and costs a small op several times its own time."""
+    if torch.is_inference_mode_enabled():
+        return op(*args)
+    with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
 
 
@@ -129,11 +141,6 @@ def plain_eager() -> bool:
         or torch.is_autocast_enabled("cpu")
         or torch._C._are_functorch_transforms_active()
     )
-
-
-def below_autograd() -> Any:
-    """Context: ops skip their autograd kernels, which are Python and cost a small op several times its own time."""
-    return torch._C._AutoDispatchBelowAutograd()
 
 
 def register_autocast(name: str, *, lower: bool, keep: tuple[int, ...] = ()) -> None:

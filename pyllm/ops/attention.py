@@ -77,8 +77,18 @@ def attention(
     Raises:
         ValueError: shapes or values do not fit. TypeError: dtypes do not fit.
     """
-    _check(q, k, v, attn_mask, sink_logits, alibi_slopes, cu_seqlens_q, cu_seqlens_k, kv_lengths)
     check_score_options("attention", scale, window, sink_tokens, softcap)
+    tensors = (q, k, v, attn_mask, sink_logits, alibi_slopes, cu_seqlens_q, cu_seqlens_k, kv_lengths)
+    plain = attn_mask is sink_logits is alibi_slopes is cu_seqlens_q is cu_seqlens_k is kv_lengths is None
+    if plain and prefix_length is None and dropout_p == 0 and _library.runs_at_once(q):
+        numbers = (is_causal, scale, window, sink_tokens, softcap, dropout_p)
+        try:
+            out, lse = _library.call(torch.ops.pyllm.attention.default, q, k, v, *_NO_MASKS, *numbers)
+        except RuntimeError:
+            _check(*tensors)  # the kernel's shim checks the same: here only to say it in full
+            raise
+        return (out, lse) if return_lse else out
+    _check(*tensors)
     if not 0 <= dropout_p <= 1:
         raise ValueError(f"attention: dropout_p must lie in [0, 1], got {dropout_p}")
     batch = q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
@@ -275,6 +285,8 @@ def _(
     grad_mask = lse.new_empty(shape, dtype=torch.float64)
     return *grads, grad_mask, lse.new_empty((0,) if sink_logits is None else sink_logits.shape)
 
+
+_NO_MASKS = (None,) * 8  # the tensors that the op takes after q, k and v
 
 # Where the arguments that may ask for a gradient stand.
 _MASK, _SINK, _TENSORS = 3, 4, 11

@@ -29,6 +29,14 @@ def linear(
     Raises:
         ValueError: shapes do not fit. TypeError: dtypes do not fit.
     """
+    if out_dtype is None and _library.runs_at_once(x):
+        try:
+            return _eager_product(x, weight, bias, False, keep=True)
+        except (RuntimeError, IndexError):
+            _check(
+                x, weight, bias, out_dtype
+            )  # the kernel's shim checks the same: here only to say it in full
+            raise
     _check(x, weight, bias, out_dtype)
     if not _library.has_kernels(x):
         return linear_reference(x, weight, bias, out_dtype=out_dtype)
@@ -143,10 +151,9 @@ class _Linear(torch.autograd.Function):
 def _below(
     x: Tensor, weight: Tensor, bias: Tensor | None, float32_out: bool, packed: Tensor | None
 ) -> Tensor:
-    with _library.below_autograd():
-        if packed is None or float32_out:
-            return _op(x, weight, bias, float32_out)
-        return torch.ops.pyllm.linear_packed.default(x, weight, packed, bias)
+    if packed is None or float32_out:
+        return _library.call_below_autograd(_op, x, weight, bias, float32_out)
+    return _library.call_below_autograd(torch.ops.pyllm.linear_packed.default, x, weight, packed, bias)
 
 
 def _product(
@@ -155,6 +162,10 @@ def _product(
     """The op. `keep`: weight may be a layer's, worth keeping packed."""
     if not _library.plain_eager():
         return _op(x, weight, bias, float32_out)
+    return _eager_product(x, weight, bias, float32_out, keep)
+
+
+def _eager_product(x: Tensor, weight: Tensor, bias: Tensor | None, float32_out: bool, keep: bool) -> Tensor:
     if torch.is_grad_enabled() and (
         x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     ):
