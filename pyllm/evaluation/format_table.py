@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,37 @@ _HEADER = (
 )
 
 
-def merged(path: Path, model: str, rows: Mapping[str, Row], conditions: Row) -> dict[str, Any]:
-    """The results in `path` (empty if there is no such file) with these rows added, written back.
+class Results:
+    """What is known of one model, in a file that holds others too and is written anew with every row.
 
     Args:
-        rows: format -> what was measured; a row keeps what is not measured anew.
-        conditions: of this measurement, kept beside the rows.
+        path: the file; there may be none yet.
+        conditions: name -> how it is measured now.
+
+    Raises:
+        ValueError: rows in the file were measured under other conditions of the same name.
     """
-    saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    section = saved.setdefault(model, {"conditions": {}, "rows": {}})
-    section["conditions"] |= conditions
-    for format, row in rows.items():
-        section["rows"].setdefault(format, {}).update(row)
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
-    return saved
+
+    def __init__(self, path: Path, model: str, conditions: Mapping[str, str]) -> None:
+        self._path = path
+        self._saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self.section = self._saved.setdefault(model, {"conditions": {}, "rows": {}})
+        known = self.section["conditions"]
+        for name, condition in conditions.items():
+            if known.get(name, condition) != condition:
+                raise ValueError(f"{path} holds results of {name} {known[name]!r}, not of {condition!r}")
+        self._conditions = conditions
+
+    def holds(self, format: str, keys: Iterable[str]) -> bool:
+        """Whether all of `keys` were measured of a format."""
+        return set(keys) <= self.section["rows"].get(format, {}).keys()
+
+    def add(self, format: str, row: Row) -> None:
+        """Writes a row; what it does not have anew stays."""
+        self.section["conditions"] |= self._conditions
+        self.section["rows"].setdefault(format, {}).update(row)
+        with atomic_path(self._path) as temporary:
+            temporary.write_text(json.dumps(self._saved, indent=1) + "\n", encoding="utf-8")
 
 
 def markdown(section: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,17 +17,20 @@ from pyllm.quantization import GGUF_FORMATS, quantize_network, save_gguf
 
 DEFAULT_FORMATS = (
     *("q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0", "iq4_nl", "iq4_xs", "mxfp4"),
-    *("q3_k", "q2_k", "int8", "int4_g32", "int4_g128", "nf4", "fp8_e4m3"),
+    *("q3_k", "q2_k", "int8", "int4_g32", "int4_g64", "int4_g128", "nf4", "fp8_e4m3"),
 )
-_DECODED = 32
+DECODED = 32
 
 
-def in_format(network: Transformer, format: str, folder: Path) -> tuple[Transformer, int]:
-    """A plain network in a format, and its bytes.
+def in_format(plain: Callable[[], Transformer], format: str, folder: Path) -> tuple[Transformer, int]:
+    """A network in a format, and its bytes.
 
     A GGUF type is written to `folder` as a file, embedding and head in Q8_0, and loaded, so that it is what users load;
     a file that is there already is taken. The bytes are those of the file. With other formats, of linear layers only,
-    embedding and head stay as they are; the bytes are those of the weights in memory.
+    embedding and head stay as they are, shared with the plain network; the bytes are those of the weights in memory.
+
+    Args:
+        plain: gives the network in float32; called only where it is needed.
 
     Raises:
         ValueError: an unknown format, or weights that it cannot hold.
@@ -35,9 +38,10 @@ def in_format(network: Transformer, format: str, folder: Path) -> tuple[Transfor
     if format.upper() in GGUF_FORMATS:
         path = folder / f"{format.lower()}.gguf"
         if not path.exists():
-            save_gguf(network, path, format)
+            save_gguf(plain(), path, format)
         return load_checkpoint(path).network, path.stat().st_size
-    quantized = copy.deepcopy(network)
+    network = plain()
+    quantized = copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
     quantize_network(quantized, format)
     held = sum(module.weight.nbytes for module in quantized.modules() if isinstance(module, QuantizedLinear))
     return quantized, held + sum(tensor.nbytes for tensor in quantized.state_dict().values())
@@ -54,31 +58,15 @@ def windows_of(ids: Sequence[int], context: int, prefix: Sequence[int]) -> list[
 
 @torch.inference_mode()
 def speeds(network: Transformer, prompt: Sequence[int], repeats: int = 3) -> tuple[float, float]:
-    """Tokens per second: reading `prompt` at once, and making 32 more one by one; medians."""
+    """Tokens per second: reading `prompt` at once, and making `DECODED` more one by one; medians."""
     ids, reading, making = torch.tensor([list(prompt)]), [], []
     for _ in range(repeats):
-        cache = network.new_cache(1, capacity=len(prompt) + _DECODED)
+        cache = network.new_cache(1, capacity=len(prompt) + DECODED)
         start = time.perf_counter()
         token = network(ids, kv_cache=cache, last_token_only=True).argmax(-1)
         middle = time.perf_counter()
-        for _ in range(_DECODED):
+        for _ in range(DECODED):
             token = network(token[:, None], kv_cache=cache, last_token_only=True).argmax(-1)
         reading.append(len(prompt) / (middle - start))
-        making.append(_DECODED / (time.perf_counter() - middle))
+        making.append(DECODED / (time.perf_counter() - middle))
     return statistics.median(reading), statistics.median(making)
-
-
-def each_format(
-    network: Transformer, formats: Iterable[str], folder: Path, on_format: Callable[[str], object]
-) -> Iterator[tuple[str, Transformer, int]]:
-    """Formats that the network's shapes allow, one network at a time; others are left out."""
-    for format in formats:
-        on_format(format)
-        try:
-            quantized, size = in_format(network, format, folder)
-        except ValueError as error:
-            if "format must be" in str(error):
-                raise
-            continue
-        yield format, quantized, size
-        del quantized

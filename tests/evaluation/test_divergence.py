@@ -15,8 +15,8 @@ import pyllm
 from pyllm.checkpoints import save_checkpoint
 from pyllm.cli import main
 from pyllm.evaluation.divergence import divergence, run_base
-from pyllm.evaluation.format_table import update_page
-from pyllm.evaluation.formats import each_format, in_format, windows_of
+from pyllm.evaluation.format_table import Results, update_page
+from pyllm.evaluation.formats import in_format, windows_of
 from pyllm.models import Transformer
 from pyllm.quantization import quantize_network, rotated
 from tests.assets import asset
@@ -71,18 +71,24 @@ def test_windows():
 
 
 def test_formats(tiny_model: pyllm.Model, tmp_path: Path):
-    plain, size = in_format(tiny_model.network, "Q8_0", tmp_path)
-    assert plain.is_quantized
+    def never() -> Transformer:
+        raise AssertionError("the file is there")
+
+    quantized, size = in_format(lambda: tiny_model.network, "Q8_0", tmp_path)
+    assert quantized.is_quantized
     assert size == (tmp_path / "q8_0.gguf").stat().st_size
-    held = in_format(tiny_model.network, "int8", tmp_path)[1]
+    assert in_format(never, "q8_0", tmp_path)[1] == size
+    network, held = in_format(lambda: tiny_model.network, "int8", tmp_path)
+    assert not tiny_model.network.is_quantized
+    assert network.model.embed_tokens.weight is tiny_model.network.model.embed_tokens.weight
     blocks = sum(p.numel() for p in tiny_model.network.model.layers.parameters() if p.dim() == 2)
     whole = 4 * sum(tensor.numel() for tensor in tiny_model.network.state_dict().values())
     assert whole - 3 * blocks <= held < whole - 2.9 * blocks
-    # 64 and 96 inputs are no multiples of 128: no such row
-    made = [name for name, *_ in each_format(tiny_model.network, ["int4_g128", "q4_0"], tmp_path, print)]
-    assert made == ["q4_0"]
+    # 64 and 96 inputs are no multiples of 128
+    with pytest.raises(ValueError, match="no multiple of the group"):
+        in_format(lambda: tiny_model.network, "int4_g128", tmp_path)
     with pytest.raises(ValueError, match="format must be one of"):
-        list(each_format(tiny_model.network, ["q9"], tmp_path, print))
+        in_format(lambda: tiny_model.network, "q9", tmp_path)
 
 
 def test_the_command_writes_its_table(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -90,8 +96,9 @@ def test_the_command_writes_its_table(tiny_folder: Path, tmp_path: Path, capsys:
     page = tmp_path / "page.md"
     page.write_text(f"above\n<!-- formats {tiny_folder.stem} -->\nold\n<!-- end -->\nbelow\n")
     arguments = ["--model", str(tiny_folder), "--data", str(tmp_path / "text.txt"), "--context", "64"]
-    arguments += ["--json", str(tmp_path / "r.json"), "--out", str(page), "--formats", "q8_0", "q4_0"]
-    assert main(["eval", "quantization", *arguments, "--max-tokens", "150"]) == 0
+    arguments += ["--json", str(tmp_path / "r.json"), "--out", str(page), "--max-tokens", "150"]
+    arguments += ["--formats", "q8_0", "q4_0", "int4_g128"]
+    assert main(["eval", "quantization", *arguments]) == 0
     rows = json.loads((tmp_path / "r.json").read_text())[tiny_folder.stem]["rows"]
     assert rows.keys() == {"float32 (base)", "as stored", "q8_0", "q4_0"}
     assert abs(rows["as stored"]["mean_kl"]) < 1e-6 < rows["q8_0"]["mean_kl"] < rows["q4_0"]["mean_kl"]
@@ -109,6 +116,49 @@ def test_the_command_writes_its_table(tiny_folder: Path, tmp_path: Path, capsys:
     assert "--measure must be one of both, quality, speed" in capsys.readouterr().err
 
 
+def test_the_command_goes_on_where_it_stopped(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Rows are in the file as soon as they are measured, and are not measured again; the text must be the same."""
+    (tmp_path / "text.txt").write_text("def add(a, b): return a + b\n" * 20)
+    arguments = ["--model", str(tiny_folder), "--data", str(tmp_path / "text.txt"), "--context", "64"]
+    arguments += ["--json", str(tmp_path / "r.json"), "--max-tokens", "100", "--work", str(tmp_path)]
+
+    def rows() -> dict[str, dict[str, float]]:
+        found = json.loads((tmp_path / "r.json").read_text())[tiny_folder.stem]
+        return dict(found["rows"])
+
+    def stopped(*_: object) -> float:
+        raise OSError("stopped")
+
+    quality = ["eval", "quantization", *arguments, "--measure", "quality", "--formats"]
+    # A folder where a file must be written stops the command at its last format.
+    (tmp_path / "q4_0.gguf").mkdir()
+    assert main([*quality, "q8_0", "q4_0"]) == 2
+    first = rows()
+    assert first.keys() == {"float32 (base)", "as stored", "q8_0"}
+    (tmp_path / "q4_0.gguf").rmdir()
+    with monkeypatch.context() as patch:
+        measured = []
+        patch.setattr(
+            "pyllm.evaluation.divergence.divergence",
+            lambda *given: measured.append(given) or divergence(*given),
+        )
+        assert main([*quality, "q8_0", "q4_0"]) == 0
+        assert len(measured) == 1
+    assert {name: rows()[name] for name in first} == first
+    # Speeds of files that are there need no base.
+    monkeypatch.setattr("pyllm.evaluation.divergence.run_base", stopped)
+    assert main(["eval", "quantization", *arguments, "--measure", "speed", "--formats", "q4_0"]) == 0
+    assert rows()["q4_0"].keys() > {"mean_kl", "prefill", "decode"}
+    assert "prefill" not in rows()["q8_0"]
+    capsys.readouterr()
+    assert main([*quality, "q8_0", "--seed", "1"]) == 2
+    assert "holds results of text" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="holds results of text"):
+        Results(tmp_path / "r.json", tiny_folder.stem, {"text": "another"})
+
+
 @pytest.mark.slow
 def test_more_bits_are_nearer_to_the_base(smollm2_model: pyllm.Model, tmp_path: Path):
     """On the rotated weights: those in the file lie on the grid of Q4_1."""
@@ -119,7 +169,7 @@ def test_more_bits_are_nearer_to_the_base(smollm2_model: pyllm.Model, tmp_path: 
     base = run_base(network, windows_of(ids, 256, ()), quiet)
     formats = ("q8_0", "q6_k", "q5_k", "q4_k", "q4_0")
     found = [
-        divergence(base, made, quiet).mean_kl for _, made, _ in each_format(network, formats, tmp_path, print)
+        divergence(base, in_format(lambda: network, format, tmp_path)[0], quiet).mean_kl for format in formats
     ]
     assert len(found) == 5
     assert found == sorted(found)
