@@ -88,4 +88,7 @@ void bind_sections(py::module_& m);
 // Adds tokens by id, and the readers of vocabulary files.
 void bind_vocabulary(py::module_& m);
 
+// Adds the reader of strings in GGUF files.
+void bind_prefixed_strings(py::module_& m);
+
 }  // namespace pyllm::tokenizers

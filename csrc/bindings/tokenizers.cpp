@@ -358,6 +358,7 @@ PYBIND11_MODULE(_tokenizers, m) {
 
   py::class_<EncodeOptions>(m, "EncodeOptions");
   bind_vocabulary(m);
+  bind_prefixed_strings(m);
   bind_sections(m);
   bind_components(m);
   bind_decoding(m);

@@ -1,4 +1,4 @@
-"""Reader of GGUF files (versions 2 and 3, little endian): metadata and mapped tensor bytes, numpy only.
+"""Reader of GGUF files (versions 2 and 3, little endian): metadata and mapped tensor bytes, without torch.
 
 Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A file is data from a stranger: every count
 is bounded by the bytes that are left before anything is allocated, sizes are Python integers (which cannot
@@ -11,11 +11,14 @@ import math
 import mmap
 import os
 import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from pyllm import _tokenizers
 
 MAGIC = b"GGUF"
 MAX_STRING_BYTES = 1 << 30
@@ -129,29 +132,17 @@ class _Cursor:
         return value
 
     def string(self, what: str, limit: int = MAX_STRING_BYTES) -> str:
-        return self.strings(1, what, limit)[0]
+        return _strings(self.data, self.pass_strings(1, what, limit), 1, what)[0]
 
-    def strings(self, count: int, what: str, limit: int = MAX_STRING_BYTES) -> list[str]:
-        """`count` strings. One loop without calls, because vocabularies hold hundreds of thousands of them."""
-        data, size, position, read_length = self.data, self.size, self.position, _U64.unpack_from
-        texts = []
-        for _ in range(count):
-            start = position + _U64.size
-            if start > size:
-                raise GGUFError(
-                    f"{what} needs 8 bytes at offset {position}, the file has {size - position} left"
-                )
-            length = read_length(data, position)[0]
-            position = start + length
-            if length > limit or position > size:
-                bounds = f"the limit is {limit}, the file has {size - start} left"
-                raise GGUFError(f"{what} is {length} bytes long at offset {start}: {bounds}")
-            try:
-                texts.append(str(data[start:position], "utf-8"))
-            except UnicodeDecodeError as error:
-                raise GGUFError(f"{what} at offset {start} is not UTF-8: {error.reason}") from None
-        self.position = position
-        return texts
+    def pass_strings(self, count: int, what: str, limit: int = MAX_STRING_BYTES) -> int:
+        """Goes on to the end of `count` strings; where they begin."""
+        begin = self.position
+        passed, self.position = _tokenizers.pass_strings(self.data, begin, count, limit)
+        if passed < count:
+            length, left = self.number(_U64, what), self.size - self.position
+            bounds = f"the limit is {limit}, the file has {left} left"
+            raise GGUFError(f"{what} is {length} bytes long at offset {self.position}: {bounds}")
+        return begin
 
     def count(self, what: str, smallest_item: int) -> int:
         """A signed 64-bit count of items of at least `smallest_item` bytes each."""
@@ -160,6 +151,43 @@ class _Cursor:
         if count < 0 or count > left // smallest_item:
             raise GGUFError(f"{what} is {count}, but only {left} bytes are left")
         return count
+
+
+def _strings(data: mmap.mmap, begin: int, count: int, what: str) -> list[str]:
+    """Strings whose bounds are known to be sound."""
+    try:
+        texts: list[str] = _tokenizers.read_strings(data, begin, count)
+    except UnicodeDecodeError as error:
+        raise GGUFError(f"{what} at offset {begin} is not UTF-8: {error.reason}") from None
+    return texts
+
+
+class _StringArray(NamedTuple):
+    begin: int
+    length: int
+
+
+class Metadata(Mapping[str, Any]):
+    """Values by key. Arrays of strings are decoded whenever they are asked for: vocabularies are large, and needed
+    once."""
+
+    def __init__(self, data: mmap.mmap, values: Mapping[str, Any]) -> None:
+        self._data, self._values = data, values
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._values[key]
+        if isinstance(value, _StringArray):
+            return _strings(self._data, *value, f"element of {key!r}")
+        return value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 class GGUFFile:
@@ -228,7 +256,7 @@ def _read_version(cursor: _Cursor) -> int:
     return version
 
 
-def _read_metadata(cursor: _Cursor, count: int) -> dict[str, Any]:
+def _read_metadata(cursor: _Cursor, count: int) -> Metadata:
     metadata: dict[str, Any] = {}
     for index in range(count):
         key = cursor.string(f"metadata key {index}", MAX_KEY_BYTES)
@@ -238,7 +266,7 @@ def _read_metadata(cursor: _Cursor, count: int) -> dict[str, Any]:
         if key == "general.alignment" and kind != _UINT32:
             raise GGUFError(f"general.alignment has value type {kind}, expected {_UINT32} (uint32)")
         metadata[key] = _read_array(cursor, key) if kind == _ARRAY else _read_scalar(cursor, kind, key)
-    return metadata
+    return Metadata(cursor.data, metadata)
 
 
 def _read_scalar(cursor: _Cursor, kind: int, key: str) -> Any:
@@ -251,7 +279,7 @@ def _read_scalar(cursor: _Cursor, kind: int, key: str) -> Any:
     return _numbers(cursor, _SCALARS[kind], 1, key)[0].item()
 
 
-def _read_array(cursor: _Cursor, key: str) -> list[str] | np.ndarray:
+def _read_array(cursor: _Cursor, key: str) -> _StringArray | np.ndarray:
     kind = cursor.number(_I32, f"element type of {key!r}")
     length = cursor.number(_U64, f"length of {key!r}")
     if length > MAX_ARRAY_LENGTH:
@@ -259,7 +287,7 @@ def _read_array(cursor: _Cursor, key: str) -> list[str] | np.ndarray:
     if kind == _STRING:
         if length > (cursor.size - cursor.position) // _U64.size:
             raise GGUFError(f"array {key!r} claims {length} strings, more than the rest of the file holds")
-        return cursor.strings(length, f"element of {key!r}")
+        return _StringArray(cursor.pass_strings(length, f"element of {key!r}"), length)
     if kind == _BOOL:
         return _booleans(cursor, length, key)
     if kind not in _SCALARS:
@@ -279,7 +307,7 @@ def _booleans(cursor: _Cursor, count: int, key: str) -> np.ndarray:
     return values.astype(np.bool_)
 
 
-def _alignment(metadata: dict[str, Any]) -> int:
+def _alignment(metadata: Mapping[str, Any]) -> int:
     alignment: int = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if alignment <= 0 or alignment & (alignment - 1):
         raise GGUFError(f"general.alignment is {alignment}, expected a power of two")

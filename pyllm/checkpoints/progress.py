@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PATIENCE_SECONDS = 2.0
 
@@ -17,19 +20,26 @@ def track(items: Iterable[tuple[int, Item]], total: int, description: str) -> It
 
     A bar appears on stderr if that is a terminal and `PATIENCE_SECONDS` have passed.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    progress = Progress(console=Console(stderr=True), transient=True)
-    task = progress.add_task(description, total=total)
-    start, shown, terminal = time.monotonic(), False, sys.stderr.isatty()
+    start, done, show = time.monotonic(), 0, None
     try:
         for size, item in items:
             yield item
-            progress.advance(task, size)
-            if terminal and not shown and time.monotonic() - start > PATIENCE_SECONDS:
-                progress.start()
-                shown = True
+            done += size
+            if show is None and sys.stderr.isatty() and time.monotonic() - start > PATIENCE_SECONDS:
+                show = _bar(total, description)
+            if show is not None:
+                show.update(show.task_ids[0], completed=done)
     finally:
-        if shown:
-            progress.stop()
+        if show is not None:
+            show.stop()
+
+
+def _bar(total: int, description: str) -> Progress:
+    # Importing it takes as long as packing 50 MB.
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+    bar.add_task(description, total=total)
+    bar.start()
+    return bar

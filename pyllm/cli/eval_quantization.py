@@ -118,6 +118,7 @@ def _measure(
             if made is not None:
                 row = _row(base, made[0], windows[0], measure, show)
                 results.add(name, {"bytes": made[1]} | row)
+            del made  # before the next is made
     return results.section
 
 

@@ -197,8 +197,7 @@ def _with_specials(
 
 
 def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
-    strings = expect(metadata.get(key), list, key)
-    return [expect(string, str, key) for string in strings]
+    return expect(metadata.get(key), list, key)
 
 
 def _special_id(metadata: Mapping[str, Any], name: str, vocab_size: int) -> int | None:

@@ -1,8 +1,10 @@
-"""Hostile GGUF files end in GGUFError: one test per known attack, by name, and a mutation fuzzer."""
+"""Hostile GGUF files end in GGUFError: one test per known attack (the list is in docs/checkpoints.md), and a mutation
+fuzzer."""
 
 from __future__ import annotations
 
 import random
+import re
 import struct
 from pathlib import Path
 
@@ -12,11 +14,21 @@ import pytest
 
 from pyllm.checkpoints import load_checkpoint
 from pyllm.checkpoints.gguf import GGUFError, read_gguf
+from tests.assets import REPOSITORY
 from tests.checkpoints.gguf_bytes import ARRAY, STRING, U32, U64, array, key, string, tensor, write
 from tests.checkpoints.test_gguf_model import write_gguf
 from tests.models.hf import make
 
 HUGE = (1 << 64) - 1
+
+
+def test_the_list_of_attacks_names_tests() -> None:
+    page = (REPOSITORY / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    named = re.findall(r"\| `(\w+\.py)::(\w+)` \|", page)
+    assert len(named) > 15
+    for file, test in named:
+        (path,) = (REPOSITORY / "tests").rglob(file)
+        assert f"def {test}(" in path.read_text(encoding="utf-8"), f"{file}::{test}"
 
 
 def test_dimension_count_beyond_the_limit(tmp_path: Path) -> None:
@@ -27,7 +39,7 @@ def test_dimension_count_beyond_the_limit(tmp_path: Path) -> None:
             read_gguf(path)
 
 
-@pytest.mark.parametrize("length", [HUGE, HUGE - 7, 1 << 63, (1 << 30) + 1, 1 << 20])
+@pytest.mark.parametrize("length", [HUGE, HUGE - 7, 1 << 63, (1 << 31) + 5, (1 << 30) + 1, 1 << 20])
 def test_string_length_beyond_the_file(tmp_path: Path, length: int) -> None:
     """CVE-2024-23496: a length of 2^64 - 1, whose + 1 wraps to zero."""
     for value in (
@@ -153,6 +165,9 @@ def test_nested_arrays_and_bad_values(tmp_path: Path) -> None:
         read_gguf(write(tmp_path, key(b"b", 7, b"\2"), keys=1))
     with pytest.raises(GGUFError, match="UTF-8"):
         read_gguf(write(tmp_path, key(b"s", STRING, string(b"\xff")), keys=1))
+    file = read_gguf(write(tmp_path, array(b"s", STRING, 1, string(b"\xff")), keys=1))
+    with pytest.raises(GGUFError, match=r"element of 's' .* is not UTF-8"):
+        file.metadata["s"]
     with pytest.raises(GGUFError, match="limit is 63"):
         read_gguf(write(tmp_path, tensor(b"n" * 64, [1]), tensors=1, data=64))
 

@@ -81,9 +81,32 @@ def test_token_ids_outside_the_vocabulary(token_id: int, tmp_path: Path) -> None
 
 
 def test_a_token_of_megabytes(tmp_path: Path) -> None:
-    """Merges are derived by cutting every token in two: of this one, at the cuts that can be two tokens alone."""
+    """CVE-2025-49847: its length in 32 bits. Merges are derived by cutting every token in two: of this one, at the cuts
+    that can be two tokens alone."""
     tokens = ["<unk>", *BYTES, "a", "\u2581", "a" * (1 << 22)]
     tokenizer = _tokenizer(
         tmp_path / "t.gguf", tokens, [2, *[6] * 256, 1, 1, 1], tokenizer__ggml__add_bos_token=False
     )
     assert tokenizer.decode(tokenizer.encode("aaa")).strip() == "aaa"
+    assert len(tokenizer.decode_bytes([len(tokens) - 1])) == 1 << 22
+
+
+def test_a_long_text(tmp_path: Path) -> None:
+    """CVE-2025-52566: as many ids as there are bytes, which is more than a guess from the text's length allows."""
+    tokens = ["<unk>", *BYTES, "\u2581"]
+    tokenizer = _tokenizer(
+        tmp_path / "t.gguf", tokens, [2, *[6] * 256, 1], tokenizer__ggml__add_bos_token=False
+    )
+    text = "\U0010fffd" * 1_000_000
+    ids = tokenizer.encode(text)
+    assert len(ids) == 1 + 4 * len(text)
+    assert tokenizer.decode(ids).strip() == text
+
+
+@pytest.mark.parametrize("architecture", ["plamo2", "clip", ""])
+def test_architectures_that_are_not_read(architecture: str, tmp_path: Path) -> None:
+    """lmstudio #2289: plamo2's vocabulary and the files of projectors."""
+    path = tmp_path / "m.gguf"
+    write_gguf(path, {"general.architecture": architecture, "plamo2.block_count": 1}, [])
+    with pytest.raises(ValueError, match=f"architecture.*{architecture!r}"):
+        load_checkpoint(path)

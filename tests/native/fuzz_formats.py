@@ -13,16 +13,20 @@ from pathlib import Path
 
 from tests.native.fuzz_tokenizers import run_fuzzer
 
-_ACTIONS, _FORMATS = 5, 64
+_ACTIONS, _FORMATS = 6, 64
 
 
 def write_corpus(folder: Path) -> None:
-    """For every action and format: blocks of any bits, floats of any size, and the same few bytes over and over."""
+    """For every action and format: blocks of any bits, floats of any size, the same few bytes over and over, and
+    strings behind their lengths with one that is wrong."""
     rng = random.Random(3)
     for action in range(_ACTIONS):
         for format in range(_FORMATS):
             floats = struct.pack("<64f", *(rng.gauss(0, 10.0 ** rng.randint(-38, 37)) for _ in range(64)))
-            for number, content in enumerate((rng.randbytes(1200), floats, bytes(4), b"\xff" * 9)):
+            lengths = [rng.randrange(12) for _ in range(9)] + [rng.choice((1, 1 << 31, (1 << 64) - 8))]
+            strings = b"".join(struct.pack("<Q", n) + rng.randbytes(min(n, 12)) for n in lengths)
+            contents = (rng.randbytes(1200), floats, bytes(4), b"\xff" * 9, strings)
+            for number, content in enumerate(contents):
                 head = bytes([action, format, rng.randrange(256), rng.randrange(256)])
                 (folder / f"{action}-{format}-{number}").write_bytes(head + content)
 

@@ -14,10 +14,12 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "formats/dequantize.h"
 #include "formats/pack.h"
+#include "formats/prefixed_strings.h"
 #include "formats/quantize.h"
 
 namespace {
@@ -158,11 +160,27 @@ void quantize(const Input& input) {
   }
 }
 
+// Strings behind their lengths: all that are passed lie in the data, one behind the other.
+void read_strings(const Input& input) {
+  const auto data = input.bytes(static_cast<int64_t>(input.size));
+  const char* const begin = reinterpret_cast<const char*>(data.get());
+  gguf::PrefixedStrings strings({begin, input.size});
+  const char* end = begin;
+  size_t sum = 0;
+  for (std::string_view text; (text = strings.next(static_cast<uint64_t>(input.inputs))).data();) {
+    if (text.data() != end + 8 || text.size() > static_cast<size_t>(input.inputs)) std::abort();
+    for (char c : text) sum += static_cast<uint8_t>(c);
+    end = text.data() + text.size();
+  }
+  if (strings.position() != static_cast<size_t>(end - begin) || sum > 255 * input.size) std::abort();
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 5) return 0;
-  constexpr void (*kActions[])(const Input&) = {pack_blocks, pack_codes, read_packed, dequantize, quantize};
+  constexpr void (*kActions[])(const Input&) = {pack_blocks, pack_codes, read_packed,
+                                                dequantize,  quantize,   read_strings};
   // Inputs beside multiples of 256, and any.
   const int inputs = data[3] % 2 ? data[3] / 2 % 5 * 256 : data[3] * 2;
   kActions[data[0] % std::size(kActions)]({data[1], data[2] % 70, inputs, data + 4, size - 4});
