@@ -24,6 +24,7 @@ from pyllm.models import ModelConfig, Transformer
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
     "vocab_size": 50,
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -78,7 +79,7 @@ def _codes(weight: Tensor, bits: int, generator: np.random.Generator) -> np.ndar
     return generator.integers(0, 1 << bits, tuple(weight.shape))
 
 
-def _gptq(
+def gptq(
     bits: int, group: int, *, version: int, symmetric: bool = False, act_order: bool = False
 ) -> Quantize:
     generator = np.random.default_rng(bits * group + version)
@@ -108,7 +109,7 @@ def _gptq(
     return quantize
 
 
-def _gptq_settings(bits: int, group: int, form: str, symmetric: bool) -> dict[str, Any]:
+def gptq_settings(bits: int, group: int, form: str, symmetric: bool) -> dict[str, Any]:
     settings = {"quant_method": "gptq", "bits": bits, "group_size": group, "checkpoint_format": form}
     return settings | {"sym": symmetric}
 
@@ -118,20 +119,23 @@ def _gptq_settings(bits: int, group: int, form: str, symmetric: bool) -> dict[st
 @pytest.mark.parametrize("act_order", [False, True])
 def test_gptq(bits: int, version: int, act_order: bool, tmp_path: Path) -> None:
     form = "gptq" if version == 1 else "gptq_v2"
-    quantize = _gptq(bits, 32, version=version, act_order=act_order)
-    values = write(tmp_path, _gptq_settings(bits, 32, form, False), quantize)
+    quantize = gptq(bits, 32, version=version, act_order=act_order)
+    values = write(tmp_path, gptq_settings(bits, 32, form, False), quantize)
     check(tmp_path, values, torch.float16)
 
 
 @pytest.mark.parametrize(("label", "version"), [("gptq", 2), ("gptq_v2", 1)])
 def test_gptq_with_a_wrong_label(label: str, version: int, tmp_path: Path) -> None:
-    quantize = _gptq(4, 128, version=version, symmetric=True)
-    values = write(tmp_path, _gptq_settings(4, 128, label, True), quantize)
+    quantize = gptq(4, 128, version=version, symmetric=True)
+    values = write(tmp_path, gptq_settings(4, 128, label, True), quantize)
     with pytest.warns(UserWarning, match=f"its zeros are those of version {version}"):
         check(tmp_path, values, torch.float16)
 
 
-def test_awq(tmp_path: Path) -> None:
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "gemm"}
+
+
+def awq() -> Quantize:
     generator = np.random.default_rng(0)
     order = [0, 2, 4, 6, 1, 3, 5, 7]  # nibble i of a word holds output order[i]
 
@@ -154,9 +158,12 @@ def test_awq(tmp_path: Path) -> None:
         values = torch.from_numpy(steps * scales.repeat(64, 1))
         return {f"{module}.{part}": tensor for part, tensor in names.items()}, values
 
-    settings = {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True, "version": "gemm"}
-    check(tmp_path, write(tmp_path, settings, quantize), torch.float16)
-    write(tmp_path, settings | {"version": "gemv_fast"}, quantize)
+    return quantize
+
+
+def test_awq(tmp_path: Path) -> None:
+    check(tmp_path, write(tmp_path, AWQ, awq()), torch.float16)
+    write(tmp_path, AWQ | {"version": "gemv_fast"}, awq())
     with pytest.raises(ValueError, match="AWQ version 'gemv_fast' is not supported"):
         load_checkpoint(tmp_path)
 
@@ -213,8 +220,10 @@ def test_float8_in_blocks(tmp_path: Path) -> None:
     check(tmp_path, write(tmp_path, {"quant_method": "fp8", "weight_block_size": [48, 128]}, quantize))
 
 
-@pytest.mark.parametrize("nested", [True, False])
-def test_bitsandbytes_nf4(nested: bool, tmp_path: Path) -> None:
+NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+
+
+def nf4(nested: bool) -> Quantize:
     functional = pytest.importorskip("bitsandbytes.functional")
 
     def quantize(module: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -225,7 +234,12 @@ def test_bitsandbytes_nf4(nested: bool, tmp_path: Path) -> None:
         parts |= {f"{module}.weight.{key}": value for key, value in state.as_dict(packed=True).items()}
         return parts, functional.dequantize_4bit(codes, state)
 
-    check(tmp_path, write(tmp_path, {"quant_method": "bitsandbytes", "load_in_4bit": True}, quantize))
+    return quantize
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_bitsandbytes_nf4(nested: bool, tmp_path: Path) -> None:
+    check(tmp_path, write(tmp_path, NF4, nf4(nested)))
 
 
 def test_table_of_nf4() -> None:
@@ -233,14 +247,18 @@ def test_table_of_nf4() -> None:
     assert torch.equal(functional.get_4bit_type("nf4", device="cpu"), torch.tensor(NF4_VALUES))
 
 
-def test_llm_int8(tmp_path: Path) -> None:
-    def quantize(module: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        largest = weight.abs().amax(1)
-        codes = (weight * 127 / largest[:, None]).round().to(torch.int8)
-        parts = {f"{module}.weight": codes, f"{module}.SCB": largest}
-        return parts, codes.float() * (largest[:, None] / 127)
+INT8 = {"quant_method": "bitsandbytes", "load_in_8bit": True}
 
-    check(tmp_path, write(tmp_path, {"quant_method": "bitsandbytes", "load_in_8bit": True}, quantize))
+
+def int8_rows(module: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    largest = weight.abs().amax(1)
+    codes = (weight * 127 / largest[:, None]).round().to(torch.int8)
+    parts = {f"{module}.weight": codes, f"{module}.SCB": largest}
+    return parts, codes.float() * (largest[:, None] / 127)
+
+
+def test_llm_int8(tmp_path: Path) -> None:
+    check(tmp_path, write(tmp_path, INT8, int8_rows))
 
 
 @given(
@@ -258,7 +276,7 @@ def test_bit_streams(bits: int, rows: int, count: int, seed: int) -> None:
 
 
 def _damaged(part: str, change: Callable[[Tensor], Tensor | None]) -> Quantize:
-    intact = _gptq(4, 32, version=1)
+    intact = gptq(4, 32, version=1)
 
     def quantize(module: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         parts, values = intact(module, weight)
@@ -287,7 +305,7 @@ def _damaged(part: str, change: Callable[[Tensor], Tensor | None]) -> Quantize:
 def test_parts_that_do_not_fit(
     part: str, change: Callable[[Tensor], Tensor | None], message: str, tmp_path: Path
 ) -> None:
-    write(tmp_path, _gptq_settings(4, 32, "gptq", False), _damaged(part, change))
+    write(tmp_path, gptq_settings(4, 32, "gptq", False), _damaged(part, change))
     with pytest.raises(ValueError, match=message):
         load_checkpoint(tmp_path)
 
@@ -306,7 +324,7 @@ def test_parts_that_do_not_fit(
     ],
 )
 def test_layouts_that_are_not_supported(quantization: Any, message: str, tmp_path: Path) -> None:
-    write(tmp_path, quantization, _gptq(4, 32, version=1))
+    write(tmp_path, quantization, gptq(4, 32, version=1))
     with pytest.raises(ValueError, match=message) as caught:
         load_checkpoint(tmp_path)
     assert str(tmp_path) in str(caught.value)

@@ -10,12 +10,14 @@ import sys
 
 import pytest
 
-from tests.assets import REPOSITORY
+from tests.assets import REPOSITORY, asset
+from tests.conftest import SMOLLM2
 
 EXAMPLES = {
     "plain_loop": [],
     "transformers_trainer": ["accelerate"],
     "peft_lora": ["peft"],
+    "peft_quantized": ["peft", "accelerate"],
     "lightning_loop": ["lightning"],
 }
 
@@ -36,10 +38,11 @@ def test_example(name: str) -> None:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
     assert "--steps" in run(name, "--help")
-    printed = run(name, "--steps", "8", "--batch-size", "2", "--length", "64")
+    model = ["--gguf", str(asset(SMOLLM2))] if name == "peft_quantized" else []
+    printed = run(name, *model, "--steps", "4" if model else "8", "--batch-size", "2", "--length", "64")
     for moment in ("before", "after"):
         assert re.search(rf"{moment} +[\d,]+ tokens/s +peak memory \+[\d,]+ MB", printed)
-    assert "loss       LlamaForCausalLM" in printed
+    assert "loss       LlamaForCausalLM" in printed or "quantized  " in printed
     first, last = map(float, re.search(r"loss ([\d.]+) -> ([\d.]+)", printed).groups())  # type: ignore[union-attr]
     assert last < first
 

@@ -14,7 +14,7 @@ from pyllm.integrations.transformers import PatchReport
 from tests.integrations import models
 from tests.ops.numerics import FORWARD, GRADIENT, assert_as_accurate
 
-EVERYTHING = {"attention": True, "rms_norm": True, "rope": True, "swiglu": True, "loss": True, "linear": True}
+EVERYTHING = dict.fromkeys(("attention", "rms_norm", "rope", "swiglu", "experts", "loss", "linear"), True)
 
 
 def seq2seq_batch(seed: int) -> dict[str, Tensor]:
@@ -101,6 +101,7 @@ def test_decoders(family: str) -> None:
         {"swiglu"} if family in ("mixtral", "qwen3_moe") else set()
     )
     assert ("rms_norm" in report.replaced and "rope" in report.replaced) == (family != "gpt2")
+    assert ("experts" in report.replaced) == (family in ("mixtral", "qwen2_moe", "qwen3_moe"))
 
 
 @pytest.mark.parametrize("batch", [right_padded, left_padded, packed, custom_mask])
@@ -119,6 +120,13 @@ def test_left_padding_of_gemma2() -> None:
     with torch.no_grad():
         mine = ours(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[1:, 4:]
         assert_as_accurate(mine, plain(alone).logits, exact(alone).logits)
+
+
+@pytest.mark.parametrize("options", [{"hidden_act": "gelu"}, {"hidden_act": "relu"}])
+def test_experts_alone(options: dict[str, Any]) -> None:
+    switches = dict.fromkeys(EVERYTHING, False) | {"experts": True}
+    report = check(lambda: models.decoder("mixtral", **options), causal_batch, **switches)
+    assert report.replaced == {"experts": ["MixtralExperts"] * 2}
 
 
 @pytest.mark.parametrize("batch", [causal_batch, right_padded])

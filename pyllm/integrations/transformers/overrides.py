@@ -1,4 +1,4 @@
-"""Attributes set so that they can be taken back: forwards of single modules, functions of modules, settings."""
+"""Attributes and entries set so that they can be taken back: forwards of modules, functions, settings, mappings."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from typing import Any
 import torch
 
 _MISSING = object()
-# Weak, so that a patched model can be freed: (owner, attribute) -> what was there.
-_set: list[tuple[Callable[[], Any], str, Any]] = []
+_undo: list[Callable[[], None]] = []
 
 
 def set_attribute(owner: Any, name: str, value: Any) -> None:
     """Sets `owner.name`, in its own dictionary, until `restore_all`."""
     before = vars(owner).get(name, _MISSING)
-    _set.append((weakref.ref(owner), name, before))
+    # Weak, so that a patched model can be freed.
+    _undo.append(functools.partial(_restore_attribute, weakref.ref(owner), name, before))
     setattr(owner, name, value)
+
+
+def set_item(mapping: dict[Any, Any], key: Any, value: Any) -> None:
+    """Replaces `mapping[key]`, which is there, until `restore_all`."""
+    _undo.append(functools.partial(mapping.__setitem__, key, mapping[key]))
+    mapping[key] = value
 
 
 def set_forward(module: torch.nn.Module, forward: Callable[..., Any]) -> None:
@@ -43,14 +49,16 @@ def has_own_forward(module: torch.nn.Module) -> bool:
 
 
 def restore_all() -> None:
-    """Undoes every `set_attribute`, the last first."""
-    while _set:
-        reference, name, before = _set.pop()
-        owner = reference()
-        if owner is None:
-            continue
-        if before is _MISSING:
-            if name in vars(owner):
-                delattr(owner, name)
-        else:
-            setattr(owner, name, before)
+    """Undoes every `set_attribute` and `set_item`, the last first."""
+    while _undo:
+        _undo.pop()()
+
+
+def _restore_attribute(reference: Callable[[], Any], name: str, before: Any) -> None:
+    owner = reference()
+    if owner is None:
+        return
+    if before is not _MISSING:
+        setattr(owner, name, before)
+    elif name in vars(owner):
+        delattr(owner, name)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pyllm.integrations.transformers import experts as mixtures
 from pyllm.integrations.transformers import linear as linears
 from pyllm.integrations.transformers import loss as losses
 from pyllm.integrations.transformers import mlp, norms, overrides
@@ -24,6 +25,7 @@ class _Which:
     rms_norm: bool
     rope: bool
     swiglu: bool
+    experts: bool
     loss: bool
     linear: bool
 
@@ -35,8 +37,10 @@ def patch(
     rms_norm: bool = True,
     rope: bool = True,
     swiglu: bool = True,
+    experts: bool = True,
     loss: bool = True,
     linear: bool = False,
+    quantized: bool = True,
 ) -> PatchReport:
     """Lets Hugging Face transformers compute on pyllm's kernels; `print` what comes back.
 
@@ -52,10 +56,14 @@ def patch(
         rms_norm: RMSNorms, Gemma's too.
         rope: `apply_rotary_pos_emb` of the model's file, for every model of that file.
         swiglu: gated MLPs, and activations that transformers writes as several operators (gelu_new).
+        experts: `experts_implementation="pyllm"`, transformers' own interface: mixtures by `pyllm.ops.grouped_linear`.
         loss: in training with labels, logits are made only if somebody looks at them; the model's own loss code, with
             its `num_items_in_batch`, gets the same number.
         linear: torch's Linear and GPT-2's Conv1D: the same bits whatever the batch and threads. Not always faster in
             float32.
+        quantized: where `model_or_class` is None: later `from_pretrained` keeps GGUF files (`gguf_file=`), GPTQ, AWQ,
+            NF4 and other quantized checkpoints as they are stored and computes on the codes, on the CPU; NF4 and
+            LLM.int8 that are made while loading stay with bitsandbytes.
 
     Returns:
         What was replaced, and what was left and why.
@@ -69,10 +77,15 @@ def patch(
         raise ImportError(
             "pyllm.patch needs Hugging Face transformers: pip install 'transformers>=5'"
         ) from error
-    which = _Which(attention, rms_norm, rope, swiglu, loss, linear)
+    which = _Which(attention, rms_norm, rope, swiglu, experts, loss, linear)
     register_attention()
     if model_or_class is None:
-        return _patch_class(PreTrainedModel, which)
+        report = _patch_class(PreTrainedModel, which)
+        if quantized:
+            from pyllm.integrations.transformers.quantizers import register_quantizers
+
+            register_quantizers(report)
+        return report
     if isinstance(model_or_class, type) and issubclass(model_or_class, torch.nn.Module):
         if not issubclass(model_or_class, PreTrainedModel):
             raise TypeError(
@@ -128,6 +141,8 @@ def _patch_model(model: torch.nn.Module, which: _Which, *, asked: bool) -> Patch
         _patch_norms(model, report)
     if which.swiglu:
         _patch_mlps(model, report)
+    if which.experts:
+        _patch_experts(model, report, asked)
     if which.linear:
         _patch_linears(model, report)
     if which.loss:
@@ -190,8 +205,6 @@ def _patch_mlps(model: torch.nn.Module, report: PatchReport) -> None:
         forward = make(module)
         if forward is not None:
             _replace(module, forward, report, "swiglu", name, "")
-        elif type(module).__name__.endswith("Experts"):
-            report.leave(type(module).__name__, "experts run in transformers' own grouped products")
         elif type(module).__name__.endswith("MLP") and not _has_activation(module):
             report.leave(type(module).__name__, "it is no gated MLP that we know")
     gated = {id(c) for m in model.modules() if overrides.is_patched(m) for c in m.children()}
@@ -202,6 +215,29 @@ def _patch_mlps(model: torch.nn.Module, report: PatchReport) -> None:
 
 def _has_activation(module: torch.nn.Module) -> bool:
     return any(type(c).__module__ == "transformers.activations" for c in module.children())
+
+
+def _patch_experts(model: torch.nn.Module, report: PatchReport, asked: bool) -> None:
+    found: list[Any] = [
+        m for m in model.modules() if type(m).__name__.endswith("Experts") and hasattr(m, "config")
+    ]
+    if found and not mixtures.register_experts():
+        report.leave("experts", "this transformers has no ExpertsInterface")
+        return
+    changed = set()  # layers share their configuration
+    for module in found:
+        what, config = type(module).__name__, module.config
+        before, reason = getattr(config, "_experts_implementation", None), mixtures.why_not(module)
+        if reason is not None:
+            report.leave(what, reason)
+        elif id(config) in changed:
+            report.add("experts", what, what)
+        elif not asked and before not in ("grouped_mm", mixtures.IMPLEMENTATION, None):
+            report.leave(what, f"experts_implementation={before!r} was asked for")
+        elif before != mixtures.IMPLEMENTATION:
+            overrides.set_attribute(config, "_experts_implementation_internal", mixtures.IMPLEMENTATION)
+            changed.add(id(config))
+            report.add("experts", what, what)
 
 
 def _patch_linears(model: torch.nn.Module, report: PatchReport) -> None:

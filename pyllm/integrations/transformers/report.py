@@ -12,8 +12,8 @@ class PatchReport:
 
     Attributes:
         model: class of the model that was patched, or which later models will be.
-        replaced: kind ("attention", "rms_norm", "rope", "swiglu", "loss", "linear") -> names of what was replaced:
-            modules as in `named_modules()`, functions with their module.
+        replaced: kind ("attention", "rms_norm", "rope", "swiglu", "experts", "loss", "linear", "quantized") ->
+            names of what was replaced: modules as in `named_modules()`, functions with their module.
         left: what stayed as it was -> why.
         classes: kind -> how many of which class.
         patched_before: something was found patched by an earlier call.
