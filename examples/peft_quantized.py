@@ -1,6 +1,6 @@
 """LoRA by PEFT on a 4-bit GGUF base that stays as it is in the file: QLoRA without a copy of the weights in memory.
 
-Before: transformers dequantizes the file. After: `pyllm.patch()` keeps its blocks. Needs transformers, accelerate, peft.
+Before: transformers dequantizes the file. After: `pyllm.patch()` keeps its blocks. Needs accelerate and peft.
 
 python examples/peft_quantized.py --gguf SmolLM2-135M-Instruct.Q4_1.gguf --steps 5 --batch-size 2 --length 128
 """
