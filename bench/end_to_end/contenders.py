@@ -66,6 +66,11 @@ def make_step(contender: str, shape: Shape, precision: str, checkpointing: str =
     return _their_step(shape, precision, contender)
 
 
+def make_step_of(name: str, layers: int | None, contender: str, precision: str, checkpointing: str) -> Step:
+    """`make_step` by the shape's name, for a process of its own."""
+    return make_step(contender, shape_of(name, layers), precision, checkpointing)
+
+
 def _our_step(shape: Shape, precision: str, checkpointing: str) -> Step:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     model = Transformer(shape.config, activation_checkpointing=checkpointing, dtype=dtype)

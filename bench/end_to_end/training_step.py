@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,6 +61,7 @@ def main(
     from rich.console import Console
 
     from . import contenders
+    from .saving import save
 
     for name, value, known in (
         ("--model", model, tuple(contenders.SHAPES)),
@@ -79,33 +79,47 @@ def main(
         output.print(step_profile.table(result))
         found: Any = asdict(result)
     else:
-        settings = (model, precision, checkpointing, layers, threads)
-        rows = measure(contender or list(contenders.CONTENDERS), rounds, settings)
+        names = contender or list(contenders.CONTENDERS)
+        rows = measure(names, rounds, model, layers, precision, checkpointing, threads)
         output.print(table(rows, contenders.shape_of(model), f"{model}, {precision}, {threads} threads"))
         found = [asdict(row) | {"median": row.median} for row in rows]
     if json is not None:
-        _save(
+        save(
             json,
             found,
             {"model": model, "precision": precision, "checkpointing": checkpointing, "layers": layers},
         )
 
 
-def measure(names: list[str], rounds: int, settings: tuple[str, str, str, int | None, int]) -> list[Measured]:
+def measure(
+    names: list[str],
+    rounds: int,
+    model: str,
+    layers: int | None,
+    precision: str,
+    checkpointing: str,
+    threads: int,
+) -> list[Measured]:
     """One untimed step each, then `rounds` interleaved ones."""
     from rich.console import Console
     from rich.progress import Progress
 
+    from . import contenders
     from .workers import Worker
+
+    def worker(name: str) -> Worker:
+        imports = () if name == contenders.OURS else ("transformers",)
+        arguments = (model, layers, name, precision, checkpointing)
+        return Worker(contenders.make_step_of, *arguments, threads=threads, imports=imports)
 
     console = Console(stderr=True)
     with ExitStack() as stack, Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("steps", total=len(names) * (rounds + 1))
-        workers = {name: stack.enter_context(Worker(name, *settings)) for name in names}
+        workers = {name: stack.enter_context(worker(name)) for name in names}
         seconds: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(rounds + 1):
-            for name, worker in workers.items():
-                seconds[name].append(worker.step())
+            for name, contender in workers.items():
+                seconds[name].append(contender.seconds_of())
                 progress.advance(task)
         return [Measured(name, seconds[name][1:], workers[name].peak_bytes()) for name in names]
 
@@ -133,16 +147,6 @@ def table(rows: list[Measured], shape: Any, title: str) -> Any:
             f"{row.peak_bytes / ours.peak_bytes:.2f}x",
         )
     return shown
-
-
-def _save(file: Path, found: Any, settings: dict[str, Any]) -> None:
-    from pyllm.checkpoints.atomic import atomic_path
-
-    from .. import conditions  # noqa: TID252  # the package has two names
-
-    document = {"conditions": conditions.gather(runs=1, full=True), "settings": settings, "results": found}
-    with atomic_path(file) as unfinished:
-        unfinished.write_text(dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,44 +1,46 @@
-"""A process per contender, so that each one's memory is its own and is measured from outside.
+"""A process per contender, so that memory, threads and caches are its own, and memory is measured from outside.
 
-The processes live side by side and take turns: one step each, round after round, the others waiting. A busy
-moment of the machine hits all alike, and no contender finds another's allocations, threads or caches.
+The processes live side by side and take turns, one call each, round after round, the others waiting: a busy moment of
+the machine hits all alike.
 """
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import time
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from .contenders import OURS, make_step, shape_of
+Make = Callable[..., Callable[..., object]]
 
 
 class Worker:
-    """A contender in a process of its own; a context manager that ends it."""
+    """What `make(*arguments)` returns, in a process of its own; a context manager that ends it.
 
-    def __init__(
-        self,
-        contender: str,
-        shape_name: str,
-        precision: str,
-        checkpointing: str,
-        layers: int | None,
-        threads: int,
-    ) -> None:
+    Args:
+        make: a function of a module, so that the process finds it by name.
+        threads: torch's threads in the process.
+        imports: modules that belong to the process's baseline of memory, beside torch and pyllm.
+    """
+
+    def __init__(self, make: Make, *arguments: Any, threads: int, imports: Sequence[str] = ()) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        arguments = (theirs, contender, shape_name, precision, checkpointing, layers, threads)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(theirs, threads, imports, make, arguments), daemon=True
+        )
         self._process.start()
         theirs.close()
         self._receive()  # everything is imported
         self._baseline = self._memory("VmRSS")
 
-    def step(self) -> float:
-        """Seconds of one step."""
-        self._connection.send("step")
+    def seconds_of(self, *arguments: Any) -> float:
+        """Calls it with `arguments`; returns how long that took."""
+        self._connection.send(arguments)
         return self._receive()
 
     def peak_bytes(self) -> int:
@@ -70,27 +72,20 @@ class Worker:
 
 
 def _serve(
-    connection: Connection,
-    contender: str,
-    shape_name: str,
-    precision: str,
-    checkpointing: str,
-    layers: int | None,
-    threads: int,
+    connection: Connection, threads: int, imports: Sequence[str], make: Make, arguments: Sequence[Any]
 ) -> None:
     import torch
 
     import pyllm
 
-    if contender != OURS:
-        import transformers  # noqa: F401  # so that the baseline holds it
-
+    for name in imports:
+        importlib.import_module(name)
     pyllm.tune_allocator()
     torch.set_num_threads(threads)
     connection.send(0.0)
-    step = make_step(contender, shape_of(shape_name, layers), precision, checkpointing)
+    call = make(*arguments)
     while True:
-        connection.recv()
+        given = connection.recv()
         start = time.perf_counter()
-        step()
+        call(*given)
         connection.send(time.perf_counter() - start)

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from pyllm.bench.end_to_end import contenders, shakespeare, step_profile, time_to_loss, training_step
+from pyllm.bench.end_to_end import (
+    contenders,
+    generation,
+    generators,
+    shakespeare,
+    step_profile,
+    throughput,
+    time_to_loss,
+    training_step,
+)
 from pyllm.bench.roofline import Peaks, Roofline
 
 import pyllm
-from bench.end_to_end.workers import Worker  # by the name that a process of its own finds
+
+# By the names that processes of their own find.
+from bench.end_to_end.turns import in_turns
+from bench.end_to_end.workers import Worker
 
 TEXT = "".join(chr(97 + i * i // 100 % 26) for i in range(4000))
 
@@ -83,11 +97,36 @@ def test_measured_medians() -> None:
     assert training_step.table(rows, contenders.shape_of("gpt2-30m"), "title").row_count == 2
 
 
+def _holding(megabytes: int) -> Callable[[], object]:
+    held = torch.ones(megabytes << 18)
+    return lambda: held.sum()
+
+
 def test_a_worker_reports_its_own_memory() -> None:
-    with Worker("pyllm", "gpt2-30m", "bf16", "none", 1, 1) as worker:
-        assert worker.step() > 0
-        weights = 21_500_000
-        assert worker.peak_bytes() > 16 * weights
+    with Worker(_holding, 200, threads=1) as worker:
+        assert worker.seconds_of() > 0
+        assert 200 << 20 <= worker.peak_bytes() < 300 << 20
+
+
+def test_generators_give_each_request_its_tokens(tiny_folder: Path) -> None:
+    names = [name for name in generators.able(tiny_folder) if name != generators.CTRANSLATE2]
+    assert names == [generators.OURS, generators.TRANSFORMERS, generators.TRANSFORMERS_FP32]
+    for name in names:
+        generators.make_generator(name, tiny_folder, 1, 40)([([1, 2, 3], 4), ([5], 2)])
+    with pytest.raises(RuntimeError, match="expected"):
+        generators._check([[1]], [([1, 2, 3], 4)])
+
+
+def test_turns_time_every_workload(tiny_folder: Path) -> None:
+    works = [throughput.workload(3, 8, 4), [([1, 2, 3], 2)]]
+    works[0] = [([token % 7 for token in prompt], count) for prompt, count in works[0]]
+    timings = in_turns([generators.OURS], tiny_folder, works, 2, 1)
+    assert [timing.rounds for timing in timings[generators.OURS]] == [2, 2]
+
+
+def test_generation_rows() -> None:
+    rows = [generation.Measured("pyllm", 100.0, 10.0), generation.Measured("x", 50.0, 20.0)]
+    assert generation.table(rows, "title").row_count == 2
 
 
 @pytest.mark.usefixtures("small")
