@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c tests/constraints.txt
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc build_backend -type f)
 
-.PHONY: help setup demo test test-full test-emulated test-cuda-sim test-cuda sanitize fuzz lint format bench bench-tokenizer assets wheel-check clean
+.PHONY: help setup demo docs wheel-audit test test-full test-emulated test-cuda-sim test-cuda sanitize fuzz lint format bench bench-tokenizer assets wheel-check clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -89,6 +89,13 @@ docs/benchmarks.md: $(wildcard bench/results/*.json) bench/tables.py
 	mkdir -p build
 	$(BIN)/python -m pyllm.bench.tables bench/results/*.json > build/benchmarks.md
 	mv build/benchmarks.md $@
+
+$(VENV)/documented: $(VENV)/installed
+	$(PIP) --no-build-isolation -e ".[plot,bench,docs]"
+	@touch $@
+
+docs: $(VENV)/documented  ## the documentation site, in build/site; it fetches nothing from elsewhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 assets: $(VENV)/tested  ## real checkpoints and vocabularies the tests use, from the package indexes
 	$(BIN)/python -m tests.fetch_assets build/assets
