@@ -20,10 +20,19 @@ void set_negated(std::vector<uint8_t>& array, int64_t i, const Half& half) {
   array[static_cast<size_t>(2 * i + 1)] = static_cast<uint8_t>(half.bytes[1] ^ 0x80);
 }
 
-void read_nibbles(const uint8_t* qs, uint8_t* codes) {
+void read_nibbles(const uint8_t* __restrict qs, uint8_t* __restrict codes) {
   for (int j = 0; j < 16; ++j) {
     codes[j] = qs[j] & 15;
     codes[j + 16] = qs[j] >> 4;
+  }
+}
+
+// f(run, l) for the 8 runs of 32 codes of a block of 256. The 32 of a run are shifted alike: the inner loop
+// becomes vectors.
+template <class F>
+void for_each_run(const F& f) {
+  for (int run = 0; run < 8; ++run) {
+    for (int l = 0; l < 32; ++l) f(run, l);
   }
 }
 
@@ -85,7 +94,7 @@ void read(const Q2_K& block, int64_t i, Row& row) {
     row.subminimums[static_cast<size_t>(i * 16 + group)] = block.scales[group] >> 4;
   }
   uint8_t* codes = row.codes.data() + i * 256;
-  for (int j = 0; j < 256; ++j) codes[j] = block.qs[j / 128 * 32 + j % 32] >> j / 32 % 4 * 2 & 3;
+  for_each_run([&](int run, int l) { codes[run * 32 + l] = block.qs[run / 4 * 32 + l] >> run % 4 * 2 & 3; });
 }
 
 void read(const Q3_K& block, int64_t i, Row& row) {
@@ -94,10 +103,10 @@ void read(const Q3_K& block, int64_t i, Row& row) {
     row.subscales[static_cast<size_t>(i * 16 + group)] = static_cast<uint8_t>(signed_scale(block, group));
   }
   uint8_t* codes = row.codes.data() + i * 256;
-  for (int j = 0; j < 256; ++j) {
-    const int low = block.qs[j / 128 * 32 + j % 32] >> j / 32 % 4 * 2 & 3;
-    codes[j] = static_cast<uint8_t>(low | (block.hmask[j % 32] >> j / 32 & 1) << 2);
-  }
+  for_each_run([&](int run, int l) {
+    const int low = block.qs[run / 4 * 32 + l] >> run % 4 * 2 & 3;
+    codes[run * 32 + l] = static_cast<uint8_t>(low | (block.hmask[l] >> run & 1) << 2);
+  });
 }
 
 template <class Block>
@@ -114,27 +123,26 @@ void read_scale_pairs(const Block& block, int64_t i, Row& row) {
 void read(const Q4_K& block, int64_t i, Row& row) {
   read_scale_pairs(block, i, row);
   uint8_t* codes = row.codes.data() + i * 256;
-  for (int j = 0; j < 256; ++j) codes[j] = block.qs[j / 64 * 32 + j % 32] >> j / 32 % 2 * 4 & 15;
+  for_each_run([&](int run, int l) { codes[run * 32 + l] = block.qs[run / 2 * 32 + l] >> run % 2 * 4 & 15; });
 }
 
 void read(const Q5_K& block, int64_t i, Row& row) {
   read_scale_pairs(block, i, row);
   uint8_t* codes = row.codes.data() + i * 256;
-  for (int j = 0; j < 256; ++j) {
-    const int low = block.qs[j / 64 * 32 + j % 32] >> j / 32 % 2 * 4 & 15;
-    codes[j] = static_cast<uint8_t>(low | (block.qh[j % 32] >> j / 32 & 1) << 4);
-  }
+  for_each_run([&](int run, int l) {
+    const int low = block.qs[run / 2 * 32 + l] >> run % 2 * 4 & 15;
+    codes[run * 32 + l] = static_cast<uint8_t>(low | (block.qh[l] >> run & 1) << 4);
+  });
 }
 
 void read(const Q6_K& block, int64_t i, Row& row) {
   set_half(row.scales, i, block.d);
   std::memcpy(row.subscales.data() + i * 16, block.scales, 16);
   uint8_t* codes = row.codes.data() + i * 256;
-  for (int j = 0; j < 256; ++j) {
-    const int half = j / 128, run = j / 32 % 4, l = j % 32;
-    const int low = block.ql[half * 64 + run % 2 * 32 + l] >> run / 2 * 4 & 15;
-    codes[j] = static_cast<uint8_t>(low | (block.qh[half * 32 + l] >> run * 2 & 3) << 4);
-  }
+  for_each_run([&](int run, int l) {
+    const int low = block.ql[run / 4 * 64 + run % 2 * 32 + l] >> run % 4 / 2 * 4 & 15;
+    codes[run * 32 + l] = static_cast<uint8_t>(low | (block.qh[run / 4 * 32 + l] >> run % 4 * 2 & 3) << 4);
+  });
 }
 
 template <class Block>

@@ -40,6 +40,25 @@ uint32_t load_word(const uint8_t* bytes) {
   return word;
 }
 
+// Widths are constants, so that the compiler unrolls the loops: packing a file is most of the time of loading
+// it.
+template <int kBits>
+void store_plane(const uint32_t (&quads)[kQuads], int below, uint8_t* words) {
+  constexpr int kOfWord = 8 / kBits;
+  constexpr uint32_t kMask = 0x01010101u * ((1u << kBits) - 1);
+  for (int v = 0; v < kQuads / kOfWord; ++v) {
+    uint32_t word = 0;
+    for (int i = 0; i < kOfWord; ++i) word |= (quads[v * kOfWord + i] >> below & kMask) << i * kBits;
+    std::memcpy(words + v * kOutputs * 4, &word, 4);
+  }
+}
+
+// Elements of kSize bytes to where those of the outputs beside stand between them.
+template <int kSize>
+void store_part(const uint8_t* part, int64_t elements, uint8_t* first) {
+  for (int64_t i = 0; i < elements; ++i) std::memcpy(first + i * kOutputs * kSize, part + i * kSize, kSize);
+}
+
 // f(part of the row, its offset in the data, bytes of an element, elements of a row)
 template <class RowType, class F>
 void for_each_part(const Format& format, const Layout& layout, RowType& row, const F& f) {
@@ -73,24 +92,25 @@ Row::Row(const Format& format, const Layout& layout) : codes(static_cast<size_t>
 void store_row(const Format& format, const Layout& layout, int64_t output, const Row& row, uint8_t* data) {
   for (int64_t unit = 0; unit < layout.units; ++unit) {
     uint8_t codes[kInputs] = {};
-    std::copy_n(row.codes.data() + unit * kInputs, std::min(kInputs, layout.inputs - unit * kInputs), codes);
+    const int64_t count = std::min(kInputs, layout.inputs - unit * kInputs);
+    const uint8_t* const from = row.codes.data() + unit * kInputs;
+    std::memcpy(codes, from, count == kInputs ? kInputs : static_cast<size_t>(count));
     uint32_t quads[kQuads];
     for (int64_t q = 0; q < kQuads; ++q) quads[q] = exchange_middle(load_word(codes + 4 * q));
     for_each_plane(format, layout, output, unit, [&](const Plane& plane) {
-      for (int64_t q = 0; q < kQuads; q += plane.quads()) {
-        uint32_t word = 0;
-        for (int i = 0; i < plane.quads(); ++i) {
-          word |= (quads[q + i] >> plane.below & plane.mask()) << plane.shift(i);
-        }
-        std::memcpy(data + plane.word(q), &word, 4);
-      }
+      uint8_t* const words = data + plane.offset;
+      if (plane.bits == 8) store_plane<8>(quads, plane.below, words);
+      if (plane.bits == 4) store_plane<4>(quads, plane.below, words);
+      if (plane.bits == 2) store_plane<2>(quads, plane.below, words);
+      if (plane.bits == 1) store_plane<1>(quads, plane.below, words);
     });
   }
   for_each_part(format, layout, row, [&](const auto& part, int64_t offset, int64_t size, int64_t elements) {
-    for (int64_t i = 0; i < elements && !part.empty(); ++i) {
-      std::memcpy(data + offset + element(output, elements, i) * size, part.data() + i * size,
-                  static_cast<size_t>(size));
-    }
+    if (part.empty()) return;
+    uint8_t* const first = data + offset + element(output, elements, 0) * size;
+    if (size == 1) store_part<1>(part.data(), elements, first);
+    if (size == 2) store_part<2>(part.data(), elements, first);
+    if (size == 4) store_part<4>(part.data(), elements, first);
   });
 }
 
