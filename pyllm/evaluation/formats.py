@@ -7,10 +7,10 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import torch
+from typing import NamedTuple
 
 from pyllm.checkpoints import load_checkpoint
+from pyllm.generation import Engine, GenerationConfig
 from pyllm.models import Transformer
 from pyllm.nn.quantized import QuantizedLinear
 from pyllm.quantization import GGUF_FORMATS, quantize_network, save_gguf
@@ -56,17 +56,27 @@ def windows_of(ids: Sequence[int], context: int, prefix: Sequence[int]) -> list[
     return [window for window in windows if len(window) > 1]
 
 
-@torch.inference_mode()
 def speeds(network: Transformer, prompt: Sequence[int], repeats: int = 3) -> tuple[float, float]:
     """Tokens per second: reading `prompt` at once, and making `DECODED` more one by one; medians."""
-    ids, reading, making = torch.tensor([list(prompt)]), [], []
+    reading, making = [], []
+    config = GenerationConfig(max_new_tokens=1 + DECODED, ignore_eos=True)
     for _ in range(repeats):
-        cache = network.new_cache(1, capacity=len(prompt) + DECODED)
+        engine = Engine(_Untokenized(network))
+        request = engine.submit(list(prompt), config)
         start = time.perf_counter()
-        token = network(ids, kv_cache=cache, last_token_only=True).argmax(-1)
+        while request.stored < len(prompt):
+            engine.step()
         middle = time.perf_counter()
-        for _ in range(DECODED):
-            token = network(token[:, None], kv_cache=cache, last_token_only=True).argmax(-1)
+        while not request.finished:
+            engine.step()
         reading.append(len(prompt) / (middle - start))
         making.append(DECODED / (time.perf_counter() - middle))
     return statistics.median(reading), statistics.median(making)
+
+
+class _Untokenized(NamedTuple):
+    """What an engine takes."""
+
+    network: Transformer
+    tokenizer: None = None
+    eos_token_ids: tuple[int, ...] = ()
