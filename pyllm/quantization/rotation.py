@@ -10,7 +10,8 @@ weights can be moved off every grid without a change of the function (Ashkboos e
     MLP       hidden units                     may stand in any order
 
 A norm on the way into the residual stream (Gemma's sandwich) keeps its gain, which commutes with permutations alone:
-there R is one. The blocks of a quantized weight then hold columns of many old blocks.
+there R is one, and no gain is folded, because without a rotation that spreads them Gemma's largest gains would stand in
+single columns that no format could hold. The blocks of a quantized weight then hold columns of many old blocks.
 """
 
 from __future__ import annotations
@@ -56,13 +57,14 @@ def rotated(network: Transformer, seed: int = 0) -> Transformer:
     state.setdefault("lm_head.weight", state["model.embed_tokens.weight"].clone())
     result.load_state_dict(state, assign=True)
     generator = torch.Generator().manual_seed(seed)
-    basis = (_permutation if config.sandwich_norms else _rotation)(config.hidden_size, generator)
+    folds = not config.sandwich_norms
+    basis = (_rotation if folds else _permutation)(config.hidden_size, generator)
     _change_rows(result.model.embed_tokens, basis)
     for layer in result.model.layers:
-        _change_layer(layer, basis)
+        _change_layer(layer, basis, folds)
         _rotate_values(layer.self_attn, config.num_key_value_heads, config.head_dim, generator)
         _permute_hidden_units(layer.mlp, generator)
-    _fold(result.model.norm, [result.lm_head])
+    _take_gain(result.model.norm, [result.lm_head], basis, folds)
     _change_rows(result.lm_head, basis)
     turned: Transformer = result.eval()
     return turned
@@ -84,13 +86,13 @@ def _orthogonal(size: int, generator: torch.Generator) -> Tensor:
     return q * r.diagonal().sign()
 
 
-def _change_layer(layer: Any, basis: Basis) -> None:
+def _change_layer(layer: Any, basis: Basis, folds: bool) -> None:
     """The residual stream in the new basis."""
     attention, mlp = layer.self_attn, layer.mlp
     before_attention, before_mlp, after_attention, after_mlp = layer._norms()
     into_attention = (attention.q_proj, attention.k_proj, attention.v_proj)
-    _fold(before_attention, into_attention)
-    _fold(before_mlp, (mlp.gate_proj, mlp.up_proj))
+    _take_gain(before_attention, into_attention, basis, folds)
+    _take_gain(before_mlp, (mlp.gate_proj, mlp.up_proj), basis, folds)
     for reader in (*into_attention, mlp.gate_proj, mlp.up_proj):
         _change_rows(reader, basis)
     for writer in (attention.o_proj, mlp.down_proj):
@@ -102,8 +104,11 @@ def _change_layer(layer: Any, basis: Basis) -> None:
             norm.weight.copy_(basis(norm.weight.double()))
 
 
-def _fold(norm: Any, readers: Iterable[Any]) -> None:
-    """The norm's gain into the weights that follow it."""
+def _take_gain(norm: Any, readers: Iterable[Any], basis: Basis, folds: bool) -> None:
+    """The norm's gain into the weights that follow it, or into the new order of channels."""
+    if not folds:
+        norm.weight.copy_(basis(norm.weight.double()))
+        return
     gain = norm.weight.double() + norm.weight_offset
     for reader in readers:
         for rows in reader.weight.split(_ROWS):
