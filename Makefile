@@ -103,5 +103,12 @@ assets: $(VENV)/tested  ## real checkpoints and vocabularies the tests use, from
 wheel-check: $(VENV)/tested  ## build a wheel in isolation, install it into an empty environment, run it
 	PYTHON=$(PYTHON) TORCH="$(TORCH)" bash tests/install_check.sh
 
+$(VENV)/audited: $(VENV)/tested
+	$(PIP) --no-build-isolation -e ".[plot,bench,test,lint,audit]"
+	@touch $@
+
+wheel-audit: $(VENV)/audited  ## the wheel: size, torch's stable ABI, the oldest Linux, its op suite; TORCH_UNDER=torch==X for another torch
+	PYTHON=$(BIN)/python TORCH="$(TORCH_UNDER)" bash tests/wheel_audit.sh
+
 clean:  ## remove the environment and all build products
 	rm -rf $(VENV) build pyllm/*.so *.egg-info

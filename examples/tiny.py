@@ -6,6 +6,7 @@ import torch
 import transformers
 
 TEXT = "the quick brown fox jumps over the lazy dog; pack my box with five dozen liquor jugs. " * 400
+VOCABULARY = 258  # bytes, then the marks for padding and the end
 
 
 def arguments(description: str | None) -> argparse.Namespace:
@@ -25,15 +26,32 @@ def model(path: str | None) -> transformers.PreTrainedModel:
         return transformers.AutoModelForCausalLM.from_pretrained(path)
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=256,
+        vocab_size=VOCABULARY,
         hidden_size=256,
         intermediate_size=688,
         num_hidden_layers=4,
         num_attention_heads=8,
         num_key_value_heads=4,
-        pad_token_id=0,
+        pad_token_id=256,
+        bos_token_id=None,
+        eos_token_id=257,
     )
     return transformers.LlamaForCausalLM(config)
+
+
+def tokenizer(path: str | None) -> transformers.PreTrainedTokenizerBase:
+    """The checkpoint's, or one token per byte and two special ones."""
+    if path is not None:
+        return transformers.AutoTokenizer.from_pretrained(path)
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytewise = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, merges=[]))
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = decoders.ByteLevel()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bytewise, pad_token="<pad>", eos_token="<eos>"
+    )
 
 
 def rows(count: int, length: int) -> list[dict[str, list[int]]]:

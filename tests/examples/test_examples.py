@@ -13,12 +13,15 @@ import pytest
 from tests.assets import REPOSITORY, asset
 from tests.conftest import SMOLLM2
 
-EXAMPLES = {
-    "plain_loop": [],
-    "transformers_trainer": ["accelerate"],
-    "peft_lora": ["peft"],
-    "peft_quantized": ["peft", "accelerate"],
-    "lightning_loop": ["lightning"],
+# Packages it needs, and what its output must say the patch replaced.
+EXAMPLES: dict[str, tuple[list[str], str]] = {
+    "plain_loop": ([], "loss       LlamaForCausalLM"),
+    "transformers_trainer": (["accelerate"], "loss       LlamaForCausalLM"),
+    "peft_lora": (["peft"], "loss       LlamaForCausalLM"),
+    "peft_quantized": (["peft", "accelerate"], "quantized  "),
+    "lightning_loop": (["lightning"], "loss       LlamaForCausalLM"),
+    "torchtitan_conversion": ([], ""),
+    "trl_sft": (["trl", "datasets"], "loss       LlamaForCausalLM"),
 }
 
 
@@ -34,15 +37,16 @@ def run(name: str, *options: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example(name: str) -> None:
-    for package in ("transformers", *EXAMPLES[name]):
+    packages, replaced = EXAMPLES[name]
+    for package in ("transformers", *packages):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
+            pytest.skip(f"{package} is not installed: pip install '.[examples]'")
     assert "--steps" in run(name, "--help")
     model = ["--gguf", str(asset(SMOLLM2))] if name == "peft_quantized" else []
     printed = run(name, *model, "--steps", "4" if model else "8", "--batch-size", "2", "--length", "64")
     for moment in ("before", "after"):
         assert re.search(rf"{moment} +[\d,]+ tokens/s +peak memory \+[\d,]+ MB", printed)
-    assert "loss       LlamaForCausalLM" in printed or "quantized  " in printed
+    assert replaced in printed
     first, last = map(float, re.search(r"loss ([\d.]+) -> ([\d.]+)", printed).groups())  # type: ignore[union-attr]
     assert last < first
 
