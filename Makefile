@@ -42,7 +42,7 @@ test-full: $(VENV)/tested assets  ## the long form: slow tests, install into emp
 test-emulated: $(VENV)/tested  ## the op tests at the levels this machine lacks, AVX-512 and AMX, emulated on AVX2
 	$(BIN)/python -m tests.emulated
 
-CUDA_TESTS := tests/cuda tests/ops/test_rms_norm.py tests/ops/test_rope.py tests/ops/test_swiglu.py
+CUDA_TESTS := tests/cuda $(foreach op,adamw gradient_norm layer_norm rms_norm rope swiglu,tests/ops/test_$(op).py)
 
 test-cuda-sim: $(VENV)/tested  ## the CUDA kernels on this CPU: simulated, under sanitizers, and what nvcc makes of them
 	$(BIN)/python -m pytest tests/cuda
@@ -64,12 +64,12 @@ lint: $(VENV)/tested  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.cpp' 'tests/*.h')
+	$(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.cpp' 'tests/*.h' 'tests/*.cu')
 
 format: $(VENV)/tested  ## rewrite the sources as the linters want them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.cpp' 'tests/*.h')
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/*.cpp' 'tests/*.h' 'tests/*.cu')
 
 # Results are named by machine, level and threads; those of other machines stay. An hour or two.
 bench: $(VENV)/installed  ## all micro-benchmarks beside their rivals, and docs/benchmarks.md; ISA=avx2 for a lower level

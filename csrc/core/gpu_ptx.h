@@ -122,16 +122,23 @@ GPU_FN void ldmatrix(uint32_t (&r)[4], const void* row GPU_SITE) {
 #endif
 }
 
-// Starts a copy of 16 bytes from global to shared memory, or of zeros where `valid` is false; both addresses
-// must be multiples of 16, and `from` must be readable only where `valid`.
+// Starts a copy of kBytes, 16 or 4, from global to shared memory, or of zeros where `valid` is false; both
+// addresses must be multiples of kBytes, and `from` must be readable only where `valid`.
+template <int kBytes>
 GPU_FN void copy_async(void* to, const void* from, bool valid GPU_SITE) {
+  static_assert(kBytes == 16 || kBytes == 4);
 #ifdef __CUDACC__
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes)
-               : "memory");
+  const int bytes = valid ? kBytes : 0;
+  if constexpr (kBytes == 16) {  // past the first-level cache
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(bytes)
+                 : "memory");
+  }
 #else
-  simulator::copy_async(to, from, valid, site);
+  simulator::copy_async(to, from, kBytes, valid, site);
 #endif
 }
 

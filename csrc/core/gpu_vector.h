@@ -63,6 +63,30 @@ GPU_FN Vector<T, kWidth> from_floats(const float (&x)[kWidth]) {
   return v;
 }
 
+// kWidth floats beside a vector of as many elements of any type: in loads of 16 bytes.
+template <int kWidth>
+GPU_FN void load_floats(const float* from, float (&x)[kWidth]) {
+  constexpr int kStep = kWidth == 1 ? 1 : 4;
+#pragma unroll
+  for (int n = 0; n < kWidth; n += kStep) {
+    const Vector<float, kStep> v = load<float, kStep>(from + n);
+#pragma unroll
+    for (int i = 0; i < kStep; ++i) x[n + i] = v.element[i];
+  }
+}
+
+template <int kWidth>
+GPU_FN void store_floats(float* to, const float (&x)[kWidth]) {
+  constexpr int kStep = kWidth == 1 ? 1 : 4;
+#pragma unroll
+  for (int n = 0; n < kWidth; n += kStep) {
+    Vector<float, kStep> v;
+#pragma unroll
+    for (int i = 0; i < kStep; ++i) v.element[i] = x[n + i];
+    store(to + n, v);
+  }
+}
+
 // True if `data` and rows at `stride` elements can be read in vectors. Null can.
 template <class T>
 bool aligned(const void* data, int64_t stride) {

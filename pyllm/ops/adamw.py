@@ -95,7 +95,7 @@ def adamw_steps(
         _check(*entry)
     if not params:
         return
-    if not _library.runs_kernels(params[0]):
+    if not _library.runs_kernels(params[0], cuda=params[0].is_cuda and _fit_cuda(params)):
         for param, grad, exp_avg, exp_avg_sq, step, master, seed in zip(*lists, strict=True):
             adamw_step_reference(
                 param,
@@ -117,6 +117,11 @@ def adamw_steps(
         torch.ops.pyllm.adamw_step_.default(
             *tensors, list(steps), list(rounding_seeds or ()), lr, *betas, eps, weight_decay, grad_scale
         )
+
+
+def _fit_cuda(params: Sequence[Tensor]) -> bool:
+    """True if the CUDA kernel takes all of them in one call."""
+    return all(p.device == params[0].device and p.dtype is not torch.float64 for p in params)
 
 
 @torch.no_grad()

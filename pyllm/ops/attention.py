@@ -96,7 +96,7 @@ def attention(
     seed = torch.randint(0, 2**62, (), dtype=torch.int64) if dropout_p > 0 else None
     masks = (attn_mask, sink_logits, alibi_slopes, prefix, kv_lengths, cu_seqlens_q, cu_seqlens_k, seed)
     numbers = (is_causal, scale, window, sink_tokens, softcap, dropout_p)
-    fits_cuda = q.is_cuda and _fits_cuda(q, k, v, attn_mask, sink_logits, dropout_p)
+    fits_cuda = q.is_cuda and _fits_cuda(q, v, attn_mask, dropout_p)
     if not _library.runs_kernels(q, cuda=fits_cuda):
         out, lse = attention_reference(q, k, v, *masks, *numbers)
     elif cu_seqlens_q is None:
@@ -108,14 +108,9 @@ def attention(
     return (out, lse) if return_lse else out
 
 
-def _fits_cuda(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, sink_logits: Tensor | None, dropout_p: float
-) -> bool:
-    """True if the CUDA kernel can do it: forward only, 16 bits, head sizes up to 256, masks that are intervals."""
+def _fits_cuda(q: Tensor, v: Tensor, attn_mask: Tensor | None, dropout_p: float) -> bool:
+    """True if the CUDA kernels can do it: 16 bits, head sizes up to 256, masks that are intervals."""
     if attn_mask is not None or dropout_p > 0 or q.dtype not in (torch.bfloat16, torch.float16):
-        return False
-    wants_grad = any(x is not None and x.requires_grad for x in (q, k, v, sink_logits))
-    if wants_grad and torch.is_grad_enabled():
         return False
     return all(x.shape[-1] % 8 == 0 and 0 < x.shape[-1] <= 256 for x in (q, v))
 

@@ -26,7 +26,12 @@ def gradient_norm(grads: Sequence[Tensor]) -> Tensor:
         _library.check_dtype("gradient_norm", f"grads[{i}]", grad)
         if grad.layout != torch.strided:
             raise TypeError(f"gradient_norm: grads[{i}] must be dense, got {grad.layout}")
-    if not grads or not _library.has_kernels(grads[0]):
+    on_cuda = (
+        bool(grads)
+        and grads[0].is_cuda
+        and all(g.device == grads[0].device and g.dtype is not torch.float64 for g in grads)
+    )
+    if not grads or not _library.has_kernels(grads[0], cuda=on_cuda):
         return gradient_norm_reference(grads)
     return torch.ops.pyllm.gradient_norm.default([grad.detach() for grad in grads])
 

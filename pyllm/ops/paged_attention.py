@@ -178,7 +178,7 @@ def write_kv(
     """
     k, v = _to_cache_dtype(cache, k, v)
     _check_write(k, v, cache, positions, block_table, cu_seqlens_q)
-    if not _library.runs_kernels(k):
+    if not _library.runs_kernels(k, cuda=k.is_cuda and _fits_cuda(k, cache)):
         _write_kv_reference(k, v, cache, positions, block_table, cu_seqlens_q)
         return
     if cu_seqlens_q is not None:
@@ -243,7 +243,7 @@ def paged_attention(
     prefix = _prefix("paged_attention", prefix_length, lengths)
     tensors = (block_table, lengths, sink_logits, alibi_slopes, prefix, cu_seqlens_q)
     numbers = (is_causal, scale, window, sink_tokens, softcap)
-    if not _library.runs_kernels(q):
+    if not _library.runs_kernels(q, cuda=q.is_cuda and _fits_cuda(q, cache)):
         out, lse = _paged_attention_reference(q, cache, *tensors, *numbers)
         return (out, lse) if return_lse else out
     packed = cu_seqlens_q is not None
@@ -259,6 +259,16 @@ def paged_attention(
     if packed:
         out, lse = out[0].transpose(0, 1), lse[0]
     return (out, lse) if return_lse else out
+
+
+def _fits_cuda(x: Tensor, cache: PagedKVCache) -> bool:
+    """True if the CUDA kernels can do it: 16 bits, head sizes up to 128, pages that begin at multiples of 16 bytes."""
+    if cache.quantization is not None or x.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    begins = (cache.data.data_ptr() // 2, cache.data.stride(0), cache.data.stride(1))
+    return all(n % 8 == 0 for n in begins) and all(
+        dim % 8 == 0 and 0 < dim <= 128 for dim in (cache.head_dim, cache.value_dim)
+    )
 
 
 def _check_page_size(page_size: int) -> None:

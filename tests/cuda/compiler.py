@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from tests.assets import REPOSITORY
 
-SOURCES = sorted((REPOSITORY / "csrc" / "ops").glob("*/cuda.cu"))
+SOURCES = sorted((REPOSITORY / "csrc" / "ops").glob("*/cuda*.cu"))
 ARCHITECTURES = ("sm_80",)
 TABLE = Path(__file__).parent / "registers.json"
 FLAGS = ("-std=c++20", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-I", str(REPOSITORY / "csrc"))
@@ -65,7 +66,10 @@ def short_name(mangled: str) -> str:
 
 def instructions(cubin: Path) -> dict[str, Counter[str]]:
     """{kernel: {opcode: count}} of a cubin's SASS, by cuobjdump."""
-    dump = subprocess.run([str(cuobjdump()), "-sass", str(cubin)], capture_output=True, text=True, check=True)
+    tool = str(cuobjdump())  # nvdisasm, which it calls, lies beside it
+    environment = {**os.environ, "PATH": os.pathsep.join((str(Path(tool).parent), os.environ["PATH"]))}
+    command = [tool, "-sass", str(cubin)]
+    dump = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     kernels: dict[str, Counter[str]] = {}
     counts: Counter[str] = Counter()
     for line in dump.stdout.splitlines():
@@ -87,7 +91,7 @@ def main(folder: Path) -> None:
     table: dict[str, dict[str, int]] = {}
     for source in SOURCES:
         for architecture in ARCHITECTURES:
-            cubin = folder / f"{source.parent.name}.{architecture}.cubin"
+            cubin = folder / f"{source.parent.name}.{source.stem}.{architecture}.cubin"
             for kernel, facts in compile_kernels(source, architecture, cubin).items():
                 table.setdefault(kernel, {})[architecture] = facts["registers"]
                 if facts["stack"] or facts["spills"]:

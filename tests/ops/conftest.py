@@ -39,7 +39,14 @@ def cuda_levels() -> list[str]:
 
 
 # Ops all of whose dtypes and shapes in their tests have CUDA kernels; attention's tests are in tests/cuda.
-CUDA_MODULES = ("test_rms_norm", "test_rope", "test_swiglu")
+CUDA_MODULES = (
+    "test_adamw",
+    "test_gradient_norm",
+    "test_layer_norm",
+    "test_rms_norm",
+    "test_rope",
+    "test_swiglu",
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

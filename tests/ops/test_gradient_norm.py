@@ -44,6 +44,10 @@ def test_dtypes_shapes_and_strides(isa: str) -> None:
     grads = [torch.randn(6, 8, generator=g)[:, ::2], torch.randn(3, generator=g).bfloat16(), torch.ones(())]
     exact = sum(grad.double().square().sum() for grad in grads) ** 0.5
     torch.testing.assert_close(gradient_norm(grads).double(), exact, rtol=1e-6, atol=0.0)
+
+
+def test_doubles_and_none() -> None:
+    grads = tensors([3, 4], torch.float32)
     assert gradient_norm([grad.double() for grad in grads]).dtype == torch.float64
     assert gradient_norm([]).item() == 0.0
 

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "bindings/torch/tensor.h"
+#include "bindings/torch/device.h"
 
 namespace pyllm::binding {
 namespace {
@@ -40,6 +40,10 @@ void adamw_step_(Tensors params, Tensors grads, Tensors exp_avgs, Tensors exp_av
   check_lengths(params, steps.size(), "steps");
   if (!masters.empty()) check_lengths(params, masters.size(), "masters");
   if (!rounding_seeds.empty()) check_lengths(params, rounding_seeds.size(), "rounding_seeds");
+  if (params.empty()) return;
+  OnDevice device(kOp, {&params[0]});
+  for (const Tensors* tensors : {&params, &grads, &exp_avgs, &exp_avg_sqs, &masters})
+    device.take(kOp, *tensors);
   std::vector<pyllm::adamw::Step> work;
   for (size_t i = 0; i < params.size(); ++i) {
     check_entry(params[i], grads[i], exp_avgs[i], exp_avg_sqs[i]);
@@ -68,13 +72,13 @@ void adamw_step_(Tensors params, Tensors grads, Tensors exp_avgs, Tensors exp_av
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
+PYLLM_SCHEMAS(m) {
   m.def(
       "adamw_step_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
       "Tensor(d!)[] masters, int[] steps, int[] rounding_seeds, float lr, float beta1, float beta2, "
       "float eps, float weight_decay, float grad_scale) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) { m.impl("adamw_step_", TORCH_BOX(&adamw_step_)); }
+PYLLM_KERNELS(m) { m.impl("adamw_step_", TORCH_BOX(&adamw_step_)); }
 
 }  // namespace pyllm::binding

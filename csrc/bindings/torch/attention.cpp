@@ -165,12 +165,6 @@ Inputs prepare(const Tensor& q_any, const Tensor& k_any, const Tensor& v_any, co
   return in;
 }
 
-// Zeros where keys past kv_lengths, which belong to no sequence, are written by nobody.
-Tensor new_key_gradient(const Tensor& like, bool padded) {
-  Tensor grad = new_heads(like, like.size(0), like.size(1), like.size(2), like.size(3));
-  return padded ? torch::stable::zero_(grad) : grad;
-}
-
 std::tuple<Tensor, Tensor> attention_forward(
     const Tensor& q, const Tensor& k, const Tensor& v, std::optional<Tensor> attn_mask,
     std::optional<Tensor> sink_logits, std::optional<Tensor> alibi_slopes,
@@ -211,21 +205,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
               {attn_mask, sink_logits, alibi_slopes, prefix_length, kv_lengths, cu_seqlens_q, cu_seqlens_k,
                dropout_seed, is_causal, scale, window, sink_tokens, softcap, dropout_p});
   const Problem& p = in.problem;
-  check_same_dtype(q, grad_out_any, kOp, "grad_out");
-  check_same_dtype(q, out_any, kOp, "out");
-  check_same_shape(out_any, grad_out_any, kOp, "grad_out");
-  check(shape_of(out_any) == std::vector<int64_t>{q.size(0), p.heads, p.tokens, p.value_dim}, kOp,
-        "out must be (batch, heads, q_len, dim of v)");
-  check(shape_of(lse_any) == std::vector<int64_t>{q.size(0), p.heads, p.tokens} &&
-            lse_any.scalar_type() == accumulator_type(q),
-        kOp, "lse must be (batch, heads, q_len) accumulators");
+  check_results(q, v, grad_out_any, grad_lse_any, out_any, lse_any, kOp);
   const Tensor out = with_dense_rows(out_any), grad_out = with_dense_rows(grad_out_any), lse = dense(lse_any);
   std::optional<Tensor> grad_lse;
-  if (grad_lse_any) {
-    check_same_shape(lse, *grad_lse_any, kOp, "grad_lse");
-    check_same_dtype(lse, *grad_lse_any, kOp, "grad_lse");
-    grad_lse = dense(*grad_lse_any);
-  }
+  if (grad_lse_any) grad_lse = dense(*grad_lse_any);
   Tensor grad_q = new_heads(q, q.size(0), p.heads, p.tokens, p.head_dim);
   Tensor grad_k = new_key_gradient(k, kv_lengths.has_value());
   Tensor grad_v = new_key_gradient(v, kv_lengths.has_value());
@@ -252,11 +235,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
   m.def(PYLLM_ATTENTION_SCHEMA);
-  m.def(
-      "attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor out, Tensor "
-      "lse, " PYLLM_ATTENTION_ARGUMENTS
-      ", bool mask_gradient) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_mask, "
-      "Tensor grad_sink)");
+  m.def(PYLLM_ATTENTION_BACKWARD_SCHEMA);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) {

@@ -17,6 +17,11 @@
   "Tensor? dropout_seed, bool is_causal, float? scale, int? window, int sink_tokens, float? softcap, " \
   "float dropout_p"
 #define PYLLM_ATTENTION_SCHEMA "attention(" PYLLM_ATTENTION_ARGUMENTS ") -> (Tensor out, Tensor lse)"
+#define PYLLM_ATTENTION_BACKWARD_SCHEMA                                                       \
+  "attention_backward(Tensor grad_out, Tensor? grad_lse, Tensor out, Tensor "                 \
+  "lse, " PYLLM_ATTENTION_ARGUMENTS                                                           \
+  ", bool mask_gradient) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_mask, " \
+  "Tensor grad_sink)"
 
 namespace pyllm::binding {
 
@@ -113,6 +118,29 @@ inline void check_heads(const Tensor& q, const Tensor& k, const Tensor& v, const
   check(k.size(1) ? q.size(1) % k.size(1) == 0 : q.size(1) == 0, op, "heads must be a multiple of kv_heads");
   check_same_dtype(q, k, op, "k");
   check_same_dtype(q, v, op, "v");
+}
+
+// And its gradient of what the forward pass left.
+inline void check_results(const Tensor& q, const Tensor& v, const Tensor& grad_out,
+                          const std::optional<Tensor>& grad_lse, const Tensor& out, const Tensor& lse,
+                          const char* op) {
+  check_same_dtype(q, grad_out, op, "grad_out");
+  check_same_dtype(q, out, op, "out");
+  check_same_shape(out, grad_out, op, "grad_out");
+  const std::vector<int64_t> rows = {q.size(0), q.size(1), q.size(2)};
+  check(out.dim() == 4 && shape_of(out) == std::vector<int64_t>{rows[0], rows[1], rows[2], v.size(3)}, op,
+        "out must be (batch, heads, q_len, dim of v)");
+  check(shape_of(lse) == rows && lse.scalar_type() == accumulator_type(q), op,
+        "lse must be (batch, heads, q_len) accumulators");
+  if (!grad_lse) return;
+  check_same_shape(lse, *grad_lse, op, "grad_lse");
+  check_same_dtype(lse, *grad_lse, op, "grad_lse");
+}
+
+// Zeros where keys past kv_lengths, which belong to no sequence, are written by nobody.
+inline Tensor new_key_gradient(const Tensor& like, bool padded) {
+  Tensor grad = new_heads(like, like.size(0), like.size(1), like.size(2), like.size(3));
+  return padded ? torch::stable::zero_(grad) : grad;
 }
 
 }  // namespace pyllm::binding

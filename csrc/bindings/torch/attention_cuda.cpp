@@ -1,83 +1,59 @@
 // Attention on CUDA: lengths, borders and per-head numbers stay on the device, where the CPU's shim would
 // read them.
+#include "bindings/torch/attention_cuda.h"
+
 #include <cmath>
 #include <optional>
 #include <tuple>
 
-#include "bindings/torch/attention_arguments.h"
-#include "bindings/torch/device.h"
 #include "ops/attention/cuda.h"
 
 namespace pyllm::binding {
 namespace {
 
 using attention::CudaForward;
-using attention::Heads;
-using attention::Integers;
 
 constexpr const char* kOp = "attention";
 
-// x, or a copy of it: the kernel reads 16 bytes at a time.
-Tensor with_aligned_rows(const Tensor& x) {
-  const bool aligned = reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 && x.stride(3) == 1 &&
-                       x.stride(0) % 8 == 0 && x.stride(1) % 8 == 0 && x.stride(2) % 8 == 0;
-  return aligned ? x : torch::stable::contiguous(torch::stable::clone(x));
-}
-
-// Tensors that the kernel reads, alive while it is launched.
-class Vectors {
- public:
-  Integers integers(const std::optional<Tensor>& x, int64_t count, const char* argument) {
-    if (!x) return {nullptr, false};
-    const bool narrow = x->scalar_type() == ScalarType::Int;
-    check(x->dim() == 1 && x->size(0) == count && (narrow || x->scalar_type() == ScalarType::Long), kOp,
-          std::string(argument) + " must be int32 or int64 with an entry per sequence");
-    kept_.push_back(dense(*x));
-    return {kept_.back().const_data_ptr(), !narrow};
-  }
-  const float* floats(const std::optional<Tensor>& x, int64_t heads, const char* argument) {
-    if (!x) return nullptr;
-    check(x->dim() == 1 && x->size(0) == heads, kOp, std::string(argument) + " must have shape (heads,)");
-    const bool wide = x->scalar_type() == ScalarType::Float;
-    kept_.push_back(dense(wide ? *x : torch::stable::to(*x, ScalarType::Float)));
-    return static_cast<const float*>(kept_.back().const_data_ptr());
-  }
-
- private:
-  std::vector<Tensor> kept_;
-};
-
 void check_heads_on_cuda(const Tensor& q, const Tensor& k, const Tensor& v) {
   check_heads(q, k, v, kOp);
-  const auto fits = [](int64_t dim) { return dim % 8 == 0 && dim <= attention::kLargestCudaDim; };
-  check(q.scalar_type() == ScalarType::BFloat16 || q.scalar_type() == ScalarType::Half, kOp,
-        "on CUDA q must be bfloat16 or float16");
-  check(fits(q.size(3)) && fits(v.size(3)), kOp, "on CUDA head sizes must be multiples of 8 up to 256");
+  check_on_cuda(q, v.size(3), attention::kLargestCudaDim, kOp);
 }
 
-std::tuple<Tensor, Tensor> attention_forward(
-    const Tensor& q_any, const Tensor& k_any, const Tensor& v_any, std::optional<Tensor> attn_mask,
-    std::optional<Tensor> sink_logits, std::optional<Tensor> alibi_slopes,
-    std::optional<Tensor> prefix_length, std::optional<Tensor> kv_lengths, std::optional<Tensor> cu_seqlens_q,
-    std::optional<Tensor> cu_seqlens_k, std::optional<Tensor>, bool is_causal, std::optional<double> scale,
-    std::optional<int64_t> window, int64_t sink_tokens, std::optional<double> softcap, double dropout_p) {
-  check_heads_on_cuda(q_any, k_any, v_any);
-  check(!attn_mask && dropout_p == 0, kOp, "on CUDA there is neither attn_mask nor dropout");
-  check(sink_tokens >= 0 && (!window || *window > 0), kOp,
+// The op's arguments but for q, k and v, as far as CUDA has them.
+struct Options {
+  std::optional<Tensor> attn_mask, sink_logits, alibi_slopes, prefix_length, kv_lengths, cu_seqlens_q,
+      cu_seqlens_k;
+  bool is_causal;
+  std::optional<double> scale;
+  std::optional<int64_t> window;
+  int64_t sink_tokens;
+  std::optional<double> softcap;
+  double dropout_p;
+};
+
+void check_options(const Tensor& q, const Options& o) {
+  check(!o.attn_mask && o.dropout_p == 0, kOp, "on CUDA there is neither attn_mask nor dropout");
+  check(o.sink_tokens >= 0 && (!o.window || *o.window > 0), kOp,
         "sink_tokens must not be negative and window must be positive");
-  const bool packed = cu_seqlens_q.has_value();
-  check(packed == cu_seqlens_k.has_value(), kOp, "cu_seqlens_q and cu_seqlens_k must be given together");
-  check(!packed || (q_any.size(0) == 1 && !kv_lengths && cu_seqlens_q->numel() > 0), kOp,
+  const bool packed = o.cu_seqlens_q.has_value();
+  check(packed == o.cu_seqlens_k.has_value(), kOp, "cu_seqlens_q and cu_seqlens_k must be given together");
+  check(!packed || (q.size(0) == 1 && !o.kv_lengths && o.cu_seqlens_q->numel() > 0), kOp,
         "a packed batch has one row, no kv_lengths, and borders");
-  const OnDevice device(
-      kOp, {&q_any, &k_any, &v_any, address(sink_logits), address(alibi_slopes), address(prefix_length),
-            address(kv_lengths), address(cu_seqlens_q), address(cu_seqlens_k)});
-  const Tensor q = with_aligned_rows(q_any), k = with_aligned_rows(k_any), v = with_aligned_rows(v_any);
-  const int64_t sequences = packed ? cu_seqlens_q->numel() - 1 : q.size(0), heads = q.size(1);
-  Tensor out = new_heads(q, q.size(0), heads, q.size(2), v.size(3));
-  Tensor lse = new_lse(q, q.size(0), heads, q.size(2));
-  Vectors vectors;
-  const CudaForward f = {
+}
+
+// Tensors as the kernels take them, alive while they are launched.
+struct Inputs {
+  Tensor q, k, v;
+  Vectors vectors{kOp};
+  CudaForward forward = {};  // but for its results
+};
+
+Inputs prepare(const Tensor& q_any, const Tensor& k_any, const Tensor& v_any, const Options& o) {
+  Inputs in = {with_aligned_rows(q_any), with_aligned_rows(k_any), with_aligned_rows(v_any)};
+  const Tensor &q = in.q, &k = in.k, &v = in.v;
+  const int64_t sequences = o.cu_seqlens_q ? o.cu_seqlens_q->numel() - 1 : q.size(0), heads = q.size(1);
+  in.forward = {
       .dtype = dtype_of(q, kOp, "q"),
       .sequences = sequences,
       .heads = heads,
@@ -89,26 +65,95 @@ std::tuple<Tensor, Tensor> attention_forward(
       .q = heads_of(q),
       .k = heads_of(k),
       .v = heads_of(v),
-      .out = heads_of(out),
-      .lse = static_cast<float*>(lse.mutable_data_ptr()),
-      .intervals = {is_causal, window.value_or(0), sink_tokens},
-      .prefix = vectors.integers(prefix_length, sequences, "prefix_length"),
-      .kv_lengths = vectors.integers(kv_lengths, sequences, "kv_lengths"),
-      .q_borders = vectors.integers(cu_seqlens_q, sequences + 1, "cu_seqlens_q"),
-      .k_borders = vectors.integers(cu_seqlens_k, sequences + 1, "cu_seqlens_k"),
-      .sink_logits = vectors.floats(sink_logits, heads, "sink_logits"),
-      .alibi_slopes = vectors.floats(alibi_slopes, heads, "alibi_slopes"),
-      .scale = static_cast<float>(scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))))),
-      .softcap = static_cast<float>(softcap.value_or(0)),
+      .out = {},
+      .lse = nullptr,
+      .intervals = {o.is_causal, o.window.value_or(0), o.sink_tokens},
+      .prefix = in.vectors.integers(o.prefix_length, sequences, "prefix_length"),
+      .kv_lengths = in.vectors.integers(o.kv_lengths, sequences, "kv_lengths"),
+      .q_borders = in.vectors.integers(o.cu_seqlens_q, sequences + 1, "cu_seqlens_q"),
+      .k_borders = in.vectors.integers(o.cu_seqlens_k, sequences + 1, "cu_seqlens_k"),
+      .sink_logits = in.vectors.floats(o.sink_logits, heads, "sink_logits"),
+      .alibi_slopes = in.vectors.floats(o.alibi_slopes, heads, "alibi_slopes"),
+      .scale = static_cast<float>(o.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))))),
+      .softcap = static_cast<float>(o.softcap.value_or(0)),
   };
-  if (lse.numel() > 0 && sequences > 0) attention::forward(f);
+  return in;
+}
+
+std::tuple<Tensor, Tensor> attention_forward(
+    const Tensor& q, const Tensor& k, const Tensor& v, std::optional<Tensor> attn_mask,
+    std::optional<Tensor> sink_logits, std::optional<Tensor> alibi_slopes,
+    std::optional<Tensor> prefix_length, std::optional<Tensor> kv_lengths, std::optional<Tensor> cu_seqlens_q,
+    std::optional<Tensor> cu_seqlens_k, std::optional<Tensor>, bool is_causal, std::optional<double> scale,
+    std::optional<int64_t> window, int64_t sink_tokens, std::optional<double> softcap, double dropout_p) {
+  const Options o = {attn_mask,    sink_logits,  alibi_slopes, prefix_length, kv_lengths,
+                     cu_seqlens_q, cu_seqlens_k, is_causal,    scale,         window,
+                     sink_tokens,  softcap,      dropout_p};
+  check_heads_on_cuda(q, k, v);
+  check_options(q, o);
+  const OnDevice device(kOp, {&q, &k, &v, address(sink_logits), address(alibi_slopes), address(prefix_length),
+                              address(kv_lengths), address(cu_seqlens_q), address(cu_seqlens_k)});
+  Inputs in = prepare(q, k, v, o);
+  CudaForward& f = in.forward;
+  Tensor out = new_heads(in.q, q.size(0), f.heads, f.q_len, f.value_dim);
+  Tensor lse = new_lse(in.q, q.size(0), f.heads, f.q_len);
+  f.out = heads_of(out);
+  f.lse = static_cast<float*>(lse.mutable_data_ptr());
+  if (lse.numel() > 0 && f.sequences > 0) attention::forward(f);
   return {out, lse};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
+    const Tensor& grad_out_any, std::optional<Tensor> grad_lse_any, const Tensor& out_any,
+    const Tensor& lse_any, const Tensor& q, const Tensor& k, const Tensor& v, std::optional<Tensor> attn_mask,
+    std::optional<Tensor> sink_logits, std::optional<Tensor> alibi_slopes,
+    std::optional<Tensor> prefix_length, std::optional<Tensor> kv_lengths, std::optional<Tensor> cu_seqlens_q,
+    std::optional<Tensor> cu_seqlens_k, std::optional<Tensor>, bool is_causal, std::optional<double> scale,
+    std::optional<int64_t> window, int64_t sink_tokens, std::optional<double> softcap, double dropout_p,
+    bool) {
+  const Options o = {attn_mask,    sink_logits,  alibi_slopes, prefix_length, kv_lengths,
+                     cu_seqlens_q, cu_seqlens_k, is_causal,    scale,         window,
+                     sink_tokens,  softcap,      dropout_p};
+  check_heads_on_cuda(q, k, v);
+  check_options(q, o);
+  check_results(q, v, grad_out_any, grad_lse_any, out_any, lse_any, kOp);
+  const OnDevice device(kOp, {&q, &k, &v, &grad_out_any, &out_any, &lse_any, address(grad_lse_any),
+                              address(sink_logits), address(alibi_slopes), address(prefix_length),
+                              address(kv_lengths), address(cu_seqlens_q), address(cu_seqlens_k)});
+  Inputs in = prepare(q, k, v, o);
+  const Tensor out = with_aligned_rows(out_any), grad_out = with_aligned_rows(grad_out_any);
+  const Tensor lse = dense(lse_any);
+  std::optional<Tensor> grad_lse;
+  if (grad_lse_any) grad_lse = dense(*grad_lse_any);
+  CudaForward& f = in.forward;
+  f.out = heads_of(out);
+  f.lse = static_cast<float*>(const_cast<void*>(lse.const_data_ptr()));
+  Tensor grad_q = new_heads(in.q, q.size(0), f.heads, f.q_len, f.head_dim);
+  Tensor grad_k = new_key_gradient(in.k, kv_lengths.has_value());
+  Tensor grad_v = new_key_gradient(in.v, kv_lengths.has_value());
+  Tensor grad_sink = torch::stable::new_zeros(in.q, {sink_logits ? f.heads : 0}, ScalarType::Float);
+  const attention::CudaBackward b = {
+      .forward = f,
+      .grad_out = heads_of(grad_out),
+      .grad_q = heads_of(grad_q),
+      .grad_k = heads_of(grad_k),
+      .grad_v = heads_of(grad_v),
+      .grad_lse = grad_lse ? static_cast<const float*>(grad_lse->const_data_ptr()) : nullptr,
+      .grad_sink = sink_logits ? static_cast<float*>(grad_sink.mutable_data_ptr()) : nullptr};
+  if (f.heads > 0 && f.sequences > 0) attention::backward(b);
+  return {grad_q, grad_k, grad_v, torch::stable::new_zeros(in.q, {0}, ScalarType::Double), grad_sink};
 }
 
 }  // namespace
 
-PYLLM_SCHEMAS(m) { m.def(PYLLM_ATTENTION_SCHEMA); }
+PYLLM_SCHEMAS(m) {
+  m.def(PYLLM_ATTENTION_SCHEMA);
+  m.def(PYLLM_ATTENTION_BACKWARD_SCHEMA);
+}
 
-PYLLM_KERNELS(m) { m.impl("attention", TORCH_BOX(&attention_forward)); }
+PYLLM_KERNELS(m) {
+  m.impl("attention", TORCH_BOX(&attention_forward));
+  m.impl("attention_backward", TORCH_BOX(&attention_backward));
+}
 
 }  // namespace pyllm::binding

@@ -39,9 +39,11 @@ class OnDevice : gpu::Context {
  public:
   OnDevice(const char* op, std::initializer_list<const Tensor*> tensors)
       : first_(**tensors.begin()), scope_(*this) {
-    for (const Tensor* x : tensors) {
-      check(!x || (x->device() == first_.device()), op, "all tensors must be on one device");
-    }
+    for (const Tensor* x : tensors) check_device(op, x);
+  }
+  // More tensors of the same device.
+  void take(const char* op, const std::vector<Tensor>& tensors) const {
+    for (const Tensor& x : tensors) check_device(op, &x);
   }
   void* allocate(size_t bytes) override {
     scratch_.push_back(empty(first_, {static_cast<int64_t>(bytes)}, ScalarType::Byte));
@@ -59,6 +61,9 @@ class OnDevice : gpu::Context {
 #endif
 
  private:
+  void check_device(const char* op, const Tensor* x) const {
+    check(!x || x->device() == first_.device(), op, "all tensors must be on one device");
+  }
   gpu::ContextScope scope_;
   std::vector<Tensor> scratch_;
 };
@@ -71,6 +76,7 @@ namespace pyllm::binding {
 
 struct OnDevice {
   OnDevice(const char*, std::initializer_list<const Tensor*>) {}
+  void take(const char*, const std::vector<Tensor>&) const {}
 };
 
 }  // namespace pyllm::binding

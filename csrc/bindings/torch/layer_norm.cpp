@@ -3,7 +3,7 @@
 #include <optional>
 #include <tuple>
 
-#include "bindings/torch/tensor.h"
+#include "bindings/torch/device.h"
 
 namespace pyllm::binding {
 namespace {
@@ -56,6 +56,7 @@ std::tuple<Tensor, Tensor, Tensor> run_forward(const Tensor& x_any, const std::o
 std::tuple<Tensor, Tensor, Tensor> layer_norm(const Tensor& x, const Tensor& weight,
                                               std::optional<Tensor> bias, double eps) {
   check_inputs(x, weight);
+  const OnDevice device(kOp, {&x, &weight, address(bias)});
   return run_forward(x, std::nullopt, weight, bias, eps, nullptr);
 }
 
@@ -65,6 +66,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> add_layer_norm(const Tensor& x, const
   check_inputs(x, weight);
   check_same_shape(x, residual, kOp, "residual");
   check_same_dtype(x, residual, kOp, "residual");
+  const OnDevice device(kOp, {&x, &residual, &weight, address(bias)});
   Tensor residual_out = empty(x, shape_of(x));
   const auto [y, mean, rstd] = run_forward(x, dense(residual), weight, bias, eps, &residual_out);
   return {y, residual_out, mean, rstd};
@@ -81,6 +83,8 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_backward(const Tensor& grad_y_any,
     check(kept.numel() == rows_of(h_any) && kept.scalar_type() == accumulator_type(h_any), kOp,
           "mean and rstd must hold one accumulator per row");
   }
+  const OnDevice device(kOp,
+                        {&h_any, &grad_y_any, &weight_any, &mean_any, &rstd_any, address(grad_residual_any)});
   const Tensor grad_y = dense(grad_y_any), h = dense(h_any), weight = dense(weight_any);
   const Tensor mean = dense(mean_any), rstd = dense(rstd_any);
   std::optional<Tensor> grad_residual;
@@ -108,7 +112,7 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_backward(const Tensor& grad_y_any,
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
+PYLLM_SCHEMAS(m) {
   m.def("layer_norm(Tensor x, Tensor weight, Tensor? bias, float eps) -> (Tensor, Tensor, Tensor)");
   m.def(
       "add_layer_norm(Tensor x, Tensor residual, Tensor weight, Tensor? bias, float eps) -> "
@@ -118,7 +122,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
       "Tensor rstd) -> (Tensor, Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) {
+PYLLM_KERNELS(m) {
   m.impl("layer_norm", TORCH_BOX(&layer_norm));
   m.impl("add_layer_norm", TORCH_BOX(&add_layer_norm));
   m.impl("layer_norm_backward", TORCH_BOX(&layer_norm_backward));

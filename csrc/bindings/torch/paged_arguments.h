@@ -4,6 +4,15 @@
 #include "bindings/torch/attention_arguments.h"
 #include "ops/attention/quantized_kv.h"
 
+#define PYLLM_WRITE_KV_SCHEMA                                                              \
+  "write_kv_(Tensor k, Tensor v, Tensor(a!) cache, Tensor positions, Tensor block_table, " \
+  "Tensor? cu_seqlens_q, int page_size, str? quantization=None) -> ()"
+#define PYLLM_PAGED_ATTENTION_SCHEMA                                                                  \
+  "paged_attention(Tensor q, Tensor cache, Tensor block_table, Tensor lengths, Tensor? sink_logits, " \
+  "Tensor? alibi_slopes, Tensor? prefix_length, Tensor? cu_seqlens_q, int page_size, int value_dim, " \
+  "bool is_causal, float? scale, int? window, int sink_tokens, float? softcap, str? "                 \
+  "quantization=None) -> (Tensor out, Tensor lse)"
+
 namespace pyllm::binding {
 
 // A (rows, columns) table of int32 or int64.

@@ -106,14 +106,8 @@ std::tuple<Tensor, Tensor> paged_attention(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pyllm, m) {
-  m.def(
-      "write_kv_(Tensor k, Tensor v, Tensor(a!) cache, Tensor positions, Tensor block_table, "
-      "Tensor? cu_seqlens_q, int page_size, str? quantization=None) -> ()");
-  m.def(
-      "paged_attention(Tensor q, Tensor cache, Tensor block_table, Tensor lengths, Tensor? sink_logits, "
-      "Tensor? alibi_slopes, Tensor? prefix_length, Tensor? cu_seqlens_q, int page_size, int value_dim, "
-      "bool is_causal, float? scale, int? window, int sink_tokens, float? softcap, str? "
-      "quantization=None) -> (Tensor out, Tensor lse)");
+  m.def(PYLLM_WRITE_KV_SCHEMA);
+  m.def(PYLLM_PAGED_ATTENTION_SCHEMA);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pyllm, CPU, m) {

@@ -10,6 +10,7 @@
 // seen by a bfloat16 are kept on average. The noise is a function of seed, step and element alone.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "core/dtype.h"
@@ -35,6 +36,19 @@ struct Constants {
   double keep_m, take_m, keep_v, take_v;
   double decay, step_size, inverse_root_v, eps, grad_scale;
 };
+
+inline Constants constants_of(const Step& s) {
+  const double steps = static_cast<double>(s.step);
+  return {.keep_m = s.beta1,
+          .take_m = 1 - s.beta1,
+          .keep_v = s.beta2,
+          .take_v = 1 - s.beta2,
+          .decay = 1 - s.lr * s.weight_decay,
+          .step_size = s.lr / (1 - std::pow(s.beta1, steps)),
+          .inverse_root_v = 1 / std::sqrt(1 - std::pow(s.beta2, steps)),
+          .eps = s.eps,
+          .grad_scale = s.grad_scale};
+}
 
 // The tensors are cut into chunks of this many elements, about 450 KB of traffic, and the chunks of all of
 // them are shared among the threads in one go: a model of 135M parameters has 272 tensors, and a call and a

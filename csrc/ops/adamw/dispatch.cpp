@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "core/levels.h"
@@ -9,23 +8,6 @@
 namespace pyllm::adamw {
 
 PYLLM_DECLARE_PORTABLE(Kernels, kernels);
-
-namespace {
-
-Constants constants_of(const Step& s) {
-  const double steps = static_cast<double>(s.step);
-  return {.keep_m = s.beta1,
-          .take_m = 1 - s.beta1,
-          .keep_v = s.beta2,
-          .take_v = 1 - s.beta2,
-          .decay = 1 - s.lr * s.weight_decay,
-          .step_size = s.lr / (1 - std::pow(s.beta1, steps)),
-          .inverse_root_v = 1 / std::sqrt(1 - std::pow(s.beta2, steps)),
-          .eps = s.eps,
-          .grad_scale = s.grad_scale};
-}
-
-}  // namespace
 
 void run(const Step* steps, int64_t count) {
   static constexpr Levels<Kernels> kLevels = {.scalar = &kernels_scalar, PYLLM_PORTABLE_LEVELS(kernels)};

@@ -20,14 +20,14 @@ constexpr int64_t kNoiseBlocks = 32;
 constexpr int64_t kNoiseGroup = 8 * kNoiseBlocks;  // elements
 
 // x rounded up or down to a bfloat16; `noise` is in [0, 2^16). NaN stays NaN and infinity infinity.
-[[maybe_unused]] inline bfloat16 round_stochastically(float x, uint32_t noise) {
+[[maybe_unused]] constexpr bfloat16 round_stochastically(float x, uint32_t noise) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
   const uint32_t rounded = x == x ? bits + noise : bits | 0x400000u;
   return {static_cast<uint16_t>(rounded >> 16)};
 }
 
 // The noise of element i, one at a time.
-[[maybe_unused]] inline uint32_t noise_of(uint64_t seed, int64_t step, int64_t i) {
+[[maybe_unused]] constexpr uint32_t noise_of(uint64_t seed, int64_t step, int64_t i) {
   const int64_t place = i % kNoiseGroup, block = i / kNoiseGroup * kNoiseBlocks + place % kNoiseBlocks;
   const PhiloxBlock words = philox(seed, static_cast<uint64_t>(step), static_cast<uint64_t>(block));
   const auto word = static_cast<size_t>(place / kNoiseBlocks % 4);

@@ -1,4 +1,4 @@
-// The forward pass of attention.h on CUDA, for 16-bit tensors and masks that are intervals. What describes
+// attention.h on CUDA, for 16-bit tensors and masks that are intervals. What describes
 // sequences and heads lies in device memory: nothing here waits for the device, so values cannot be checked;
 // kernels clamp lengths and borders to the tensors' own.
 #pragma once
@@ -33,6 +33,16 @@ struct CudaForward {
   float scale, softcap;                     // softcap 0 means none
 };
 
+// Of the same call; `forward` holds its results.
+struct CudaBackward {
+  CudaForward forward;
+  Heads grad_out, grad_q, grad_k,
+      grad_v;             // addresses and strides as there; every row of a sequence is written
+  const float* grad_lse;  // laid out as lse; may be null
+  float* grad_sink;       // (heads,); null without sinks
+};
+
 void forward(const CudaForward&);
+void backward(const CudaBackward&);
 
 }  // namespace pyllm::attention

@@ -5,16 +5,10 @@
 namespace pyllm::rms_norm {
 namespace {
 
-// Threads of a row, a multiple of 32: as many as hold it, up to kRowThreads.
-int64_t row_threads(int64_t columns, int64_t held) {
-  const int64_t warps = gpu::ceil_div(columns, held * gpu::kWarp), most = kRowThreads / gpu::kWarp;
-  return (warps < 1 ? 1 : warps < most ? warps : most) * gpu::kWarp;
-}
-
 template <class T, int kWidth>
 void forward_with(const Forward& f) {
-  const int64_t threads = row_threads(f.columns, kHeld),
-                rows = threads < kBlockThreads ? kBlockThreads / threads : 1;
+  const int64_t threads = gpu::row_threads(f.columns, gpu::kHeld),
+                rows = threads < gpu::kBlockThreads ? gpu::kBlockThreads / threads : 1;
   gpu::launch({"rms_norm", {f.rows, f.columns}, {gpu::ceil_div(f.rows, rows)}, {threads, rows}},
               rms_norm_forward<T, kWidth>, f);
 }
@@ -29,15 +23,16 @@ void forward_as(const Forward& f) {
 
 template <class T, int kWidth>
 void backward_with(const Backward& b) {
-  constexpr int64_t kMostColumns = kHeldBackward<T, kWidth> * kRowThreads;
+  constexpr int64_t kMostColumns = kHeldBackward<T, kWidth> * gpu::kRowThreads;
   if (b.columns > kMostColumns) {
     throw std::runtime_error("pyllm::rms_norm: on CUDA the gradient takes at most " +
                              std::to_string(kMostColumns) + " columns, got " + std::to_string(b.columns));
   }
-  const int64_t parts = b.rows < kParts ? b.rows : kParts;
+  const int64_t parts = b.rows < gpu::kParts ? b.rows : gpu::kParts;
   const PartialBackward p = {b, gpu::allocate<float>(parts * b.columns)};
-  gpu::launch({"rms_norm", {b.rows, b.columns}, {parts}, {row_threads(b.columns, kHeldBackward<T, kWidth>)}},
-              rms_norm_backward<T, kWidth>, p);
+  gpu::launch(
+      {"rms_norm", {b.rows, b.columns}, {parts}, {gpu::row_threads(b.columns, kHeldBackward<T, kWidth>)}},
+      rms_norm_backward<T, kWidth>, p);
   gpu::sum_parts("rms_norm", p.partial, parts, b.columns, static_cast<T*>(b.grad_weight));
 }
 

@@ -1,11 +1,4 @@
-// blockDim.x threads take a row, blockDim.y rows a block. A thread holds up to kHeld of a row's elements in
-// registers, in vectors of kWidth (16 bytes, or single elements where rows are not aligned), neighbours side
-// by side:
-//
-//   element     0      kWidth   ...   blockDim.x kWidth       ...   held                    columns
-//               +--------+--------+---+--------+--------+----+------+--------------------------+
-//               |thread 0|thread 1|...|thread 0|thread 1|... |      |  forward: read once more |
-//               +--------+--------+---+--------+--------+----+------+--------------------------+
+// blockDim.x threads take a row (core/gpu_norm_rows.h), blockDim.y rows a block.
 //
 // forward    h = x + residual into registers, and out;  row_sum of h^2;  y = h rstd (weight + offset)
 // backward   a block walks rows part, part + parts, ...; for each
@@ -16,66 +9,41 @@
 // backward.
 #pragma once
 
-#include "core/gpu.h"
-#include "core/gpu_reduce.h"
-#include "core/gpu_vector.h"
+#include "core/gpu_norm_rows.h"
 #include "ops/rms_norm/rms_norm.h"
 
 namespace pyllm::rms_norm {
 
-constexpr int kHeld = 32;  // elements of a row in a thread's registers
 // Backward keeps h, dy and dweight, and only vectors of 16-bit elements hold two in a register.
 template <class T, int kWidth>
-constexpr int kHeldBackward = sizeof(T) == 2 && kWidth > 1 ? kHeld : kHeld / 2;
-constexpr int kRowThreads = 512;    // most: 128 registers each
-constexpr int kBlockThreads = 128;  // of several short rows together
-constexpr int kParts = 256;         // most, of the rows: lines of dweights
+constexpr int kHeldBackward = sizeof(T) == 2 && kWidth > 1 ? gpu::kHeld : gpu::kHeld / 2;
 
 template <class T, int kWidth>
-__global__ void __launch_bounds__(kRowThreads) rms_norm_forward(const Forward f) {
+__global__ void __launch_bounds__(gpu::kRowThreads) rms_norm_forward(const Forward f) {
   using namespace gpu;
   GPU_SHARED(float, sums, kMostWarps);
+  constexpr int kVectors = kHeld / kWidth;
   const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
   const bool mine = row < f.rows;  // the others only keep the barriers company
-  const int columns = static_cast<int>(f.columns), step = blockDim.x * kWidth, first = threadIdx.x * kWidth;
+  const int columns = static_cast<int>(f.columns);
   const int64_t start = (mine ? row : 0) * f.columns;
-  const T* x = static_cast<const T*>(f.x) + start;
-  const T* residual = f.residual ? static_cast<const T*>(f.residual) + start : nullptr;
+  const RowInput<T, kWidth> input = {static_cast<const T*>(f.x) + start,
+                                     f.residual ? static_cast<const T*>(f.residual) + start : nullptr};
   T* residual_out = f.residual && mine ? static_cast<T*>(f.residual_out) + start : nullptr;
-  // h at column i, to be stored by whom it belongs to.
-  const auto read = [&](int i) {
-    Vector<T, kWidth> h = load<T, kWidth>(x + i);
-    if (!residual) return h;
-    const Vector<T, kWidth> r = load<T, kWidth>(residual + i);
-    float sum[kWidth], more[kWidth];
-    to_floats(h, sum);
-    to_floats(r, more);
-#pragma unroll
-    for (int n = 0; n < kWidth; ++n) sum[n] += more[n];
-    return from_floats<T, kWidth>(sum);
-  };
   float squares = 0;
-  const auto add_squares = [&](const Vector<T, kWidth>& h) {
+  const auto take = [&](const Vector<T, kWidth>& h, int i) {
+    if (residual_out) store(residual_out + i, h);
     float value[kWidth];
     to_floats(h, value);
 #pragma unroll
     for (int n = 0; n < kWidth; ++n) squares = fmaf(value[n], value[n], squares);
   };
-  Vector<T, kWidth> held[kHeld / kWidth];
-#pragma unroll
-  for (int v = 0; v < kHeld / kWidth; ++v) {
-    const int i = first + v * step;
-    if (i >= columns) continue;
-    held[v] = read(i);
-    if (residual_out) store(residual_out + i, held[v]);
-    add_squares(held[v]);
-  }
-  const int rest = first + kHeld / kWidth * step;
-  for (int i = rest; i < columns; i += step) {
-    const Vector<T, kWidth> h = read(i);
-    if (residual_out) store(residual_out + i, h);
-    add_squares(h);
-  }
+  Vector<T, kWidth> held[kVectors];
+  for_held<kWidth, kVectors>(columns, [&](int v, int i) {
+    held[v] = input.read(i);
+    take(held[v], i);
+  });
+  for_rest<kWidth, kVectors>(columns, [&](int i) { take(input.read(i), i); });
   const float mean = row_sum(squares, sums) / static_cast<float>(f.columns);
   const float rstd = 1.0f / sqrtf(mean + static_cast<float>(f.eps));
   if (!mine) return;
@@ -84,18 +52,13 @@ __global__ void __launch_bounds__(kRowThreads) rms_norm_forward(const Forward f)
   const auto scale = [&](const Vector<T, kWidth>& h, int i) {
     float value[kWidth], weight[kWidth];
     to_floats(h, value);
-    to_floats(load<T, kWidth>(static_cast<const T*>(f.weight) + i), weight);
+    load_or_zeros<T>(f.weight, i, weight);
 #pragma unroll
     for (int n = 0; n < kWidth; ++n) value[n] = value[n] * rstd * (weight[n] + offset);
     store(static_cast<T*>(f.y) + start + i, from_floats<T, kWidth>(value));
   };
-#pragma unroll
-  for (int v = 0; v < kHeld / kWidth; ++v) {
-    const int i = first + v * step;
-    if (i >= columns) continue;
-    scale(held[v], i);
-  }
-  for (int i = rest; i < columns; i += step) scale(read(i), i);
+  for_held<kWidth, kVectors>(columns, [&](int v, int i) { scale(held[v], i); });
+  for_rest<kWidth, kVectors>(columns, [&](int i) { scale(input.read(i), i); });
 }
 
 // What a backward block adds up over its rows: partial is (parts, columns).
@@ -105,11 +68,11 @@ struct PartialBackward {
 };
 
 template <class T, int kWidth>
-__global__ void __launch_bounds__(kRowThreads) rms_norm_backward(const PartialBackward p) {
+__global__ void __launch_bounds__(gpu::kRowThreads) rms_norm_backward(const PartialBackward p) {
   using namespace gpu;
   GPU_SHARED(float, sums, 2 * kMostWarps);
   const Backward& b = p.b;
-  const int columns = static_cast<int>(b.columns), step = blockDim.x * kWidth, first = threadIdx.x * kWidth;
+  const int columns = static_cast<int>(b.columns);
   const float offset = static_cast<float>(b.weight_offset);
   constexpr int kVectors = kHeldBackward<T, kWidth> / kWidth;
   float grad_weight[kVectors][kWidth] = {};
@@ -119,51 +82,39 @@ __global__ void __launch_bounds__(kRowThreads) rms_norm_backward(const PartialBa
     const float rstd = static_cast<const float*>(b.rstd)[row];
     Vector<T, kWidth> h[kVectors], grad_y[kVectors];
     float dot = 0;
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      const int i = first + v * step;
-      if (i >= columns) continue;
+    for_held<kWidth, kVectors>(columns, [&](int v, int i) {
       h[v] = load<T, kWidth>(static_cast<const T*>(b.h) + start + i);
       grad_y[v] = load<T, kWidth>(static_cast<const T*>(b.grad_y) + start + i);
       float value[kWidth], dy[kWidth], weight[kWidth];
       to_floats(h[v], value);
       to_floats(grad_y[v], dy);
-      to_floats(load<T, kWidth>(static_cast<const T*>(b.weight) + i), weight);
+      load_or_zeros<T>(b.weight, i, weight);
 #pragma unroll
       for (int n = 0; n < kWidth; ++n) {
         const float normalized = value[n] * rstd;
         grad_weight[v][n] = fmaf(dy[n], normalized, grad_weight[v][n]);
         dot = fmaf(dy[n] * (weight[n] + offset), normalized, dot);
       }
-    }
+    });
     const float shrink = rstd * rstd * row_sum(dot, sums + turn * kMostWarps) / static_cast<float>(b.columns);
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      const int i = first + v * step;
-      if (i >= columns) continue;
-      float value[kWidth], dy[kWidth], weight[kWidth], more[kWidth] = {};
+    for_held<kWidth, kVectors>(columns, [&](int v, int i) {
+      float value[kWidth], dy[kWidth], weight[kWidth], more[kWidth];
       to_floats(h[v], value);
       to_floats(grad_y[v], dy);
-      to_floats(load<T, kWidth>(static_cast<const T*>(b.weight) + i), weight);
-      if (b.grad_residual_out) {
-        to_floats(load<T, kWidth>(static_cast<const T*>(b.grad_residual_out) + start + i), more);
-      }
+      load_or_zeros<T>(b.weight, i, weight);
+      load_or_zeros<T>(b.grad_residual_out, start + i, more);
 #pragma unroll
       for (int n = 0; n < kWidth; ++n) {
         value[n] = dy[n] * (weight[n] + offset) * rstd - value[n] * shrink + more[n];
       }
       store(static_cast<T*>(b.grad_x) + start + i, from_floats<T, kWidth>(value));
-    }
+    });
   }
-  float* line = p.partial + blockIdx.x * b.columns;
+  float* line = p.partial + int64_t{blockIdx.x} * b.columns;
+  for_held<kWidth, kVectors>(columns, [&](int v, int i) {
 #pragma unroll
-  for (int v = 0; v < kVectors; ++v) {
-#pragma unroll
-    for (int n = 0; n < kWidth; ++n) {
-      const int i = first + v * step + n;
-      if (i < columns) line[i] = grad_weight[v][n];
-    }
-  }
+    for (int n = 0; n < kWidth; ++n) line[i + n] = grad_weight[v][n];
+  });
 }
 
 }  // namespace pyllm::rms_norm

@@ -16,23 +16,12 @@ namespace pyllm::rope {
 
 constexpr int kThreads = 128;
 
-template <int kWidth>
-GPU_FN void load_floats(const float* from, float (&x)[kWidth]) {
-  constexpr int kStep = kWidth == 1 ? 1 : 4;
-#pragma unroll
-  for (int n = 0; n < kWidth; n += kStep) {
-    const gpu::Vector<float, kStep> v = gpu::load<float, kStep>(from + n);
-#pragma unroll
-    for (int i = 0; i < kStep; ++i) x[n + i] = v.element[i];
-  }
-}
-
 // Pairs (a[n], b[n]); `sign` is -1 for the inverse.
 template <int kWidth>
 GPU_FN void turn(float (&a)[kWidth], float (&b)[kWidth], const float* cos, const float* sin, float sign) {
   float c[kWidth], s[kWidth];
-  load_floats(cos, c);
-  load_floats(sin, s);
+  gpu::load_floats(cos, c);
+  gpu::load_floats(sin, s);
 #pragma unroll
   for (int n = 0; n < kWidth; ++n) {
     const float first = a[n] * c[n] - b[n] * (sign * s[n]);

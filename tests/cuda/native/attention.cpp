@@ -94,15 +94,24 @@ void attention_case(Dice& dice) {
   const IndexVector prefix(prefixes, c.wide), kv_lengths(lengths, c.wide), borders_q(q_ends, c.wide),
       borders_k(k_ends, c.wide);
 
+  // out, lse, and the gradients of q, k, v and sinks.
   std::vector<Values> simulated, reference;
   for (std::vector<Values>* results : {&simulated, &reference}) {
-    results->push_back(Values::filled(c.dtype, batch * c.q_len * heads * c.value_dim, -1));
-    results->push_back(Values::filled(DType::f32, batch * heads * c.q_len, -1));
+    const auto add = [&](DType dtype, int64_t count) {
+      results->push_back(Values::filled(dtype, count, 0));  // as rows that belong to no sequence stay
+    };
+    add(c.dtype, batch * c.q_len * heads * c.value_dim);
+    add(DType::f32, batch * heads * c.q_len);
+    add(c.dtype, q.count());
+    add(c.dtype, k.count());
+    add(c.dtype, v.count());
+    add(DType::f32, heads);
   }
-  const auto out = [&](std::vector<Values>& results) {
-    return heads_of(results[0], heads, c.q_len, c.value_dim);
-  };
-  attention::forward(CudaForward{
+  const auto out_of = [&](Values& x) { return heads_of(x, heads, c.q_len, c.value_dim); };
+  const auto queries_of = [&](Values& x) { return heads_of(x, heads, c.q_len, c.head_dim); };
+  const auto keys_of = [&](Values& x) { return heads_of(x, c.kv_heads, c.kv_len, c.head_dim); };
+  const auto values_of = [&](Values& x) { return heads_of(x, c.kv_heads, c.kv_len, c.value_dim); };
+  const CudaForward forward = {
       .dtype = c.dtype,
       .sequences = c.sequences,
       .heads = heads,
@@ -111,10 +120,10 @@ void attention_case(Dice& dice) {
       .value_dim = c.value_dim,
       .q_len = c.q_len,
       .kv_len = c.kv_len,
-      .q = heads_of(q, heads, c.q_len, c.head_dim),
-      .k = heads_of(k, c.kv_heads, c.kv_len, c.head_dim),
-      .v = heads_of(v, c.kv_heads, c.kv_len, c.value_dim),
-      .out = out(simulated),
+      .q = queries_of(q),
+      .k = keys_of(k),
+      .v = values_of(v),
+      .out = out_of(simulated[0]),
       .lse = simulated[1].as<float>(),
       .intervals = c.intervals,
       .prefix = prefix.get(),
@@ -125,7 +134,8 @@ void attention_case(Dice& dice) {
       .alibi_slopes = c.alibi ? narrow_slopes.data() : nullptr,
       .scale = static_cast<float>(c.scale),
       .softcap = static_cast<float>(c.softcap),
-  });
+  };
+  attention::forward(forward);
   attention::Problem p = {};
   p.dtype = c.dtype;
   p.sequences = c.sequences;
@@ -135,21 +145,42 @@ void attention_case(Dice& dice) {
   p.value_dim = c.value_dim;
   p.tokens = c.q_len;
   p.sequence = sequences.data();
-  p.q = heads_of(q, heads, c.q_len, c.head_dim);
-  p.k = heads_of(k, c.kv_heads, c.kv_len, c.head_dim);
-  p.v = heads_of(v, c.kv_heads, c.kv_len, c.value_dim);
+  p.q = queries_of(q);
+  p.k = keys_of(k);
+  p.v = values_of(v);
   p.intervals = c.intervals;
   p.sink_logits = c.sinks ? sinks.data() : nullptr;
   p.alibi_slopes = c.alibi ? slopes.data() : nullptr;
   p.scale = c.scale;
   p.softcap = c.softcap;
-  attention::kernels_scalar.forward({p, out(reference), reference[1].data()});
-  for (int64_t i = 0; i < reference[1].count(); ++i) {  // rows without keys: -infinity in both
-    if (std::isinf(reference[1][i]) && simulated[1][i] == reference[1][i]) {
-      reference[1].set(i, 0);
-      simulated[1].set(i, 0);
-    }
-  }
+  attention::kernels_scalar.forward({p, out_of(reference[0]), reference[1].data()});
+
+  // Both backward passes start from the simulated forward's results.
+  Values grad_out = Values::random(c.dtype, reference[0].count(), 4);
+  Values grad_lse = Values::random(DType::f32, reference[1].count(), 5);
+  attention::backward({
+      .forward = forward,
+      .grad_out = out_of(grad_out),
+      .grad_q = queries_of(simulated[2]),
+      .grad_k = keys_of(simulated[3]),
+      .grad_v = values_of(simulated[4]),
+      .grad_lse = grad_lse.as<float>(),
+      .grad_sink = c.sinks ? simulated[5].as<float>() : nullptr,
+  });
+  attention::backward_kernels_scalar.backward({
+      .problem = p,
+      .out = out_of(simulated[0]),
+      .grad_out = out_of(grad_out),
+      .lse = simulated[1].data(),
+      .grad_lse = grad_lse.data(),
+      .grad_q = queries_of(reference[2]),
+      .grad_k = keys_of(reference[3]),
+      .grad_v = values_of(reference[4]),
+      .grad_mask = nullptr,
+      .grad_mask_strides = {},
+      .grad_sink = c.sinks ? reference[5].data() : nullptr,
+  });
+  hide_rows_without_keys(simulated[1], reference[1]);
   check_near(simulated, reference);
 }
 

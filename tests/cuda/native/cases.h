@@ -39,9 +39,22 @@ inline void check_near(const std::vector<Values>& simulated, const std::vector<V
   }
 }
 
+// An lse of -infinity in both, as of rows without keys, becomes 0 in both.
+inline void hide_rows_without_keys(Values& simulated, Values& reference) {
+  for (int64_t i = 0; i < reference.count(); ++i) {
+    if (!std::isinf(reference[i]) || simulated[i] != reference[i]) continue;
+    reference.set(i, 0);
+    simulated.set(i, 0);
+  }
+}
+
+void adamw_case(Dice&);
+void attention_case(Dice&);
+void gradient_norm_case(Dice&);
+void layer_norm_case(Dice&);
+void paged_attention_case(Dice&);
 void rms_norm_case(Dice&);
 void rope_case(Dice&);
 void swiglu_case(Dice&);
-void attention_case(Dice&);
 
 }  // namespace pyllm::test

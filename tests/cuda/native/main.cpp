@@ -9,8 +9,14 @@ struct Op {
   const char* name;
   void (*run)(Dice&);
 };
-constexpr Op kOps[] = {
-    {"rms_norm", rms_norm_case}, {"rope", rope_case}, {"swiglu", swiglu_case}, {"attention", attention_case}};
+constexpr Op kOps[] = {{"adamw", adamw_case},
+                       {"attention", attention_case},
+                       {"gradient_norm", gradient_norm_case},
+                       {"layer_norm", layer_norm_case},
+                       {"paged_attention", paged_attention_case},
+                       {"rms_norm", rms_norm_case},
+                       {"rope", rope_case},
+                       {"swiglu", swiglu_case}};
 
 void run(const Op& op, uint64_t first, uint64_t cases) {
   for (uint64_t seed = first; seed < first + cases; ++seed) {

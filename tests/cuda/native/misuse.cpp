@@ -46,12 +46,12 @@ void two_operations(float* x) {
 void not_in_mask(float*) { __syncwarp(0xffffu); }
 void forgotten_wait(float* x) {
   GPU_SHARED(uint4, shared, 64);
-  gpu::copy_async(&shared[thread()], x, true);
+  gpu::copy_async<16>(&shared[thread()], x, true);
   gpu::commit_copies();
 }
 void misaligned_copy(float* x) {
   GPU_SHARED(uint4, shared, 64);
-  gpu::copy_async(&shared[thread()], x + 1, true);
+  gpu::copy_async<16>(&shared[thread()], x + 1, true);
 }
 void misaligned_matrix(float*) {
   GPU_SHARED(uint4, shared, 64);
@@ -67,7 +67,7 @@ void poisoned_shared(float* x) {
 }
 void late_copy(float* x) {
   GPU_SHARED(uint4, shared, 64);
-  gpu::copy_async(&shared[thread()], x, true);
+  gpu::copy_async<16>(&shared[thread()], x, true);
   gpu::commit_copies();
   float landed;
   std::memcpy(&landed, &shared[thread()], sizeof landed);

@@ -29,6 +29,9 @@
       ::pyllm::simulator::static_shared(::pyllm::simulator::Site::current(), (count) * sizeof(T)))
 #define GPU_DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(::pyllm::simulator::dynamic_shared())
 
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };

@@ -74,16 +74,16 @@ inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, bool transposed, cons
 }
 
 // Reads both ends now: the address sanitizer then names this line and not that of the wait.
-inline void copy_async(void* to, const void* from, bool valid, const Site& site) {
-  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16) {
-    fail("cp.async: an address is no multiple of 16", site);
+inline void copy_async(void* to, const void* from, uint32_t bytes, bool valid, const Site& site) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes) {
+    fail("cp.async: an address is no multiple of " + std::to_string(bytes), site);
   }
   if (valid) {
     const volatile char* source = static_cast<const char*>(from);
     static_cast<void>(source[0]);
-    static_cast<void>(source[15]);
+    static_cast<void>(source[bytes - 1]);
   }
-  copy_later({to, from, 16, valid ? 16u : 0u});
+  copy_later({to, from, bytes, valid ? bytes : 0});
 }
 
 }  // namespace pyllm::simulator
