@@ -22,6 +22,9 @@ EXAMPLES: dict[str, tuple[list[str], str]] = {
     "lightning_loop": (["lightning"], "loss       LlamaForCausalLM"),
     "torchtitan_conversion": ([], ""),
     "trl_sft": (["trl", "datasets"], "loss       LlamaForCausalLM"),
+    "trl_dpo": (["trl", "datasets"], "loss       LlamaForCausalLM"),
+    "trl_grpo": (["trl", "datasets"], "loss       LlamaForCausalLM"),
+    "sentence_embeddings": (["sentence_transformers", "datasets"], "attention  BertModel"),
 }
 
 
@@ -47,8 +50,9 @@ def test_example(name: str) -> None:
     for moment in ("before", "after"):
         assert re.search(rf"{moment} +[\d,]+ tokens/s +peak memory \+[\d,]+ MB", printed)
     assert replaced in printed
-    first, last = map(float, re.search(r"loss ([\d.]+) -> ([\d.]+)", printed).groups())  # type: ignore[union-attr]
-    assert last < first
+    kind, *values = re.search(r"(loss|reward) ([\d.]+) -> ([\d.]+)", printed).groups()  # type: ignore[union-attr]
+    first, last = map(float, values)
+    assert last < first if kind == "loss" else 0 < first < 1 > last > 0  # a few steps say nothing of rewards
 
 
 def test_every_example_is_tested() -> None:
