@@ -90,7 +90,7 @@ def _sentencepiece(metadata: Mapping[str, Any], kind: str) -> TokenizerDefinitio
         unknown = next(iter(ids_of_type(types, UNKNOWN)), None)
         bytes_of = byte_ids({names[i]: i for i in ids_of_type(types, BYTE)}.get)
         definition = TokenizerDefinition(
-            tokens=[name.encode() for name in names],
+            tokens=_tokenizers.Tokens(names),
             model=CharacterPairs(
                 _merges(metadata, _tokenizers.Spellings(names)), unk_id=unknown, byte_ids=bytes_of
             ),
@@ -103,7 +103,7 @@ def _sentencepiece(metadata: Mapping[str, Any], kind: str) -> TokenizerDefinitio
             _scores(metadata, len(names)),
             has_bytes,
         )
-        definition = TokenizerDefinition(tokens=[name.encode() for name in names], model=model)
+        definition = TokenizerDefinition(tokens=_tokenizers.Tokens(names), model=model)
     spelling = space_marker_steps(prefix)
     if kind == "t5":
         spelling = (_unigram_normalizer(metadata, prefix),)
