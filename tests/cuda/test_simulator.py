@@ -12,9 +12,7 @@ import pytest
 
 from tests.cuda import simulated
 
-OPS = (
-    *("adamw", "attention", "gradient_norm", "layer_norm", "paged_attention", "rms_norm", "rope", "swiglu"),
-)
+OPS = ["adamw", "attention", "gradient_norm", "layer_norm", "paged_attention", "rms_norm", "rope", "swiglu"]
 needs_tools = pytest.mark.skipif(not simulated.can_build(), reason="cmake, ninja or c++ not installed")
 MISUSE = {
     "early_return": "a lane of the mask has returned",
