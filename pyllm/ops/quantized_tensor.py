@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyllm.ops import _library
+from pyllm.ops.packed_memory import zeroed_bytes
 
 # Elements of a row of GGUF's blocks, and bytes of a block.
 BLOCKS = {
@@ -32,7 +32,6 @@ BLOCKS = {
 }
 # Bytes of blocks that are packed at once.
 _PIECE = 4 << 20
-_ALIGNMENT = 64
 _INTEGERS = re.compile(r"int(?P<bits>[48])(_g(?P<group>32|64|128))?(?P<zeros>_zp)?(?P<wide>_f32)?")
 
 
@@ -90,7 +89,7 @@ class QuantizedTensor:
                 f"{tuple(shape)}, got {blocks.numel()} of {blocks.dtype}"
             )
         _need_kernels()
-        data = _zeros(torch.ops.pyllm.quantized_packed_bytes(name, outputs, inputs))
+        data = zeroed_bytes(torch.ops.pyllm.quantized_packed_bytes(name, outputs, inputs))
         row_bytes = inputs // elements * size
         rows = max(1, _PIECE // max(1, row_bytes))
         for first in range(0, outputs, rows):
@@ -204,14 +203,6 @@ class QuantizedTensor:
 def formats() -> tuple[str, ...]:
     """Names of all formats that have kernels."""
     return tuple(torch.ops.pyllm.quantized_formats().split(",")) if _library.LOADED else ()
-
-
-def _zeros(nbytes: int) -> Tensor:
-    """(nbytes,) uint8, aligned as torch aligns: pages of the system's that are zeros already, where torch would write
-    them once more."""
-    spare = np.zeros(nbytes + _ALIGNMENT, np.uint8)
-    start = -spare.ctypes.data % _ALIGNMENT
-    return torch.from_numpy(spare[start : start + nbytes])
 
 
 def _need_kernels() -> None:
