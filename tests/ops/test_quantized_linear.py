@@ -141,6 +141,24 @@ def test_bad_values_stay_in_their_row(isa: str) -> None:
     assert torch.equal(y[[0, 1, 4]], clean[[0, 1, 4]])
 
 
+@pytest.mark.parametrize("power", [-90, -61, 60])
+@pytest.mark.parametrize("format", ["q4_0", "q4_1", "q6_k", "q8_0"])
+def test_powers_of_two_change_no_other_bit(isa: str, format: str, power: int) -> None:
+    weight, _ = random_weight(format, 40, 512)
+    x = activations(5, 512)
+    assert torch.equal(quantized_linear(x * 2.0**power, weight), quantized_linear(x, weight) * 2.0**power)
+
+
+@pytest.mark.parametrize("format", ["q4_0", "q4_1", "q5_k", "q6_k", "q2_k"])
+def test_error_rule_beside_outliers(isa: str, format: str) -> None:
+    weight, values = random_weight(format, 40, 512)
+    x = activations(5, 512)
+    x[:, ::57] *= 3000
+    x[:, 128:192] *= 1e-6
+    plain, exact = F.linear(x, values), F.linear(x.double(), values.double())
+    assert_as_accurate(quantized_linear(x, weight), plain, exact)
+
+
 def test_scattered_groups_take_x_in_their_order() -> None:
     generator = torch.Generator().manual_seed(1)
     codes = torch.randint(-8, 8, (24, 128), generator=generator)

@@ -20,6 +20,23 @@ void visit_vector_dtype(DType dtype, const F& f) {
   if (dtype == DType::f16) f(float16{});
 }
 
+// A chunk of a row as floats; zeros follow its last input.
+template <class T>
+[[maybe_unused]] void load_chunk(const T* row, int64_t inputs, int64_t chunk, float* x) {
+  const int64_t count = smaller(kChunk, inputs - chunk * kChunk);
+  to_float(row + chunk * kChunk, x, count);
+  for (int64_t i = count; i < kChunk; ++i) x[i] = 0.0f;
+}
+
+// f(chunk) for all chunks of all rows, in parallel where there are many.
+template <class F>
+void parallel_for_chunks(const Product& p, const F& f) {
+  const int64_t grain = 1 + (1 << 15) / (p.rows * kChunk + 1);
+  parallel_for(0, ceil_div(p.weight.layout.inputs, kChunk), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t chunk = begin; chunk < end; ++chunk) f(chunk);
+  });
+}
+
 class Activations {
  public:
   Activations(const Product& p, const Codec& codec)
@@ -41,23 +58,16 @@ class Activations {
 
   template <class T>
   void pack(const Product& p, int64_t sum_inputs) {
-    const int64_t inputs = p.weight.layout.inputs, grain = 1 + (1 << 15) / (rows_ * kChunk + 1);
-    parallel_for(0, ceil_div(inputs, kChunk), grain, [&](int64_t begin, int64_t end) {
-      for (int64_t chunk = begin; chunk < end; ++chunk) {
-        for (int64_t row = 0; row < rows_; ++row) {
-          const T* from = static_cast<const T*>(p.left) + row * p.stride + chunk * kChunk;
-          pack_row(from, smaller(kChunk, inputs - chunk * kChunk), sum_inputs,
-                   floats_.get() + at(chunk, row));
-        }
+    parallel_for_chunks(p, [&](int64_t chunk) {
+      for (int64_t row = 0; row < rows_; ++row) {
+        alignas(64) float x[kChunk];
+        load_chunk(static_cast<const T*>(p.left) + row * p.stride, p.weight.layout.inputs, chunk, x);
+        pack_row(x, sum_inputs, floats_.get() + at(chunk, row));
       }
     });
   }
 
-  template <class T>
-  void pack_row(const T* from, int64_t count, int64_t sum_inputs, float* to) const {
-    alignas(64) float x[kChunk];
-    to_float(from, x, count);
-    for (int64_t i = count; i < kChunk; ++i) x[i] = 0.0f;
+  void pack_row(const float* x, int64_t sum_inputs, float* to) const {
     for (int64_t unit = 0; unit < kChunk; unit += kInputs) {
       for (int64_t quad = 0; quad < kInputs; quad += 4) {
         for (int64_t byte = 0; byte < 4; ++byte) {

@@ -93,14 +93,6 @@ class ByteActivations {
     }
   }
 
-  // Zeros follow the last input.
-  template <class T>
-  static void load_chunk(const T* from, int64_t inputs, int64_t chunk, float* x) {
-    const int64_t count = smaller(kChunk, inputs - chunk * kChunk);
-    to_float(from + chunk * kChunk, x, count);
-    for (int64_t i = count; i < kChunk; ++i) x[i] = 0.0f;
-  }
-
   int64_t rows_, chunks_;
   Scratch memory_;
 };

@@ -38,8 +38,16 @@ struct PackedBytes {
   }
 };
 
-// Quads whose pairs of products, at most 2 * Most * 127 each, fit 16 bits together.
-constexpr int quads_in_16_bits(int most) { return 32767 / (2 * most * 127); }
+// Rows of activations as bytes, `stride` bytes apart: a quad of a row in every lane.
+struct ByteRows {
+  const int8_t* bytes;
+  int64_t stride;
+
+  PYLLM_INLINE Words quad(int row, int q) const { return broadcast_word(bytes + row * stride + 4 * q); }
+};
+
+// Quads whose pairs of products, at most 2 * Most * 128 each, fit 16 bits together.
+constexpr int quads_in_16_bits(int most) { return 32767 / (2 * most * 128); }
 
 typedef int16_t Pairs __attribute__((vector_size(sizeof(Vec))));
 
@@ -81,41 +89,57 @@ inline Words with_sign(Words x, Words codes) {
 }
 #endif
 
+// sum += pairs, in the register that sum is in: GCC 12 would rather keep all products and add them in the
+// end.
+inline PYLLM_INLINE void add_to(Pairs& sum, Pairs pairs) {
+#if !defined(PYLLM_SOFTWARE_AVX512)
+  asm("vpaddw %1, %0, %0" : "+v"(sum) : "v"(pairs));
+#else
+  sum += pairs;
+#endif
+}
+
 // Most: of the codes, or 0 where they are signed. sums (Rows x 16) += quads [First, First + Quads) of a unit;
-// rows of x are `stride` bytes apart.
+// x.quad(row, q): a quad of a row of activations in every lane.
 struct PairDots {
+  static constexpr bool kIsFast = true;
   static constexpr int kOffset = 0;  // of signed codes
 
-  template <int Most, int First, int Quads, int Rows, class Source>
-  static PYLLM_INLINE void add(const Source& source, const int8_t* x, int64_t stride,
-                               SignedWords (&sums)[Rows][kVecs]) {
+  template <int Most, int First, int Quads, int Rows, class Source, class X>
+  static PYLLM_INLINE void add(const Source& source, const X& x, SignedWords (&sums)[Rows][kVecs]) {
     if constexpr (Most == 0) {
-      add_signed<First, Quads>(source, x, stride, sums);
+      add_signed<First, Quads>(source, x, sums);
     } else {
       constexpr int kStep = Quads < quads_in_16_bits(Most) ? Quads : quads_in_16_bits(Most);
       static_assert(Quads % kStep == 0);
-      unrolled<Quads / kStep>(
-          [&]<int I>() PYLLM_INLINE { add_pairs<First + I * kStep, kStep>(source, x, stride, sums); });
+      unrolled<Quads / kStep>([&]<int I>()
+                                  PYLLM_INLINE { add_pairs<First + I * kStep, kStep>(source, x, sums); });
     }
   }
 
  private:
-  template <int First, int Quads, int Rows, class Source>
-  static PYLLM_INLINE void add_pairs(const Source& source, const int8_t* x, int64_t stride,
-                                     SignedWords (&sums)[Rows][kVecs]) {
-    Pairs pairs[Rows][kVecs] = {};
+  template <int First, int Quads, int Rows, class Source, class X>
+  static PYLLM_INLINE void add_pairs(const Source& source, const X& x, SignedWords (&sums)[Rows][kVecs]) {
+    Pairs pairs[Rows][kVecs];
     unrolled<Quads>([&]<int I>() PYLLM_INLINE {
       Words codes[kVecs];
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) codes[v] = source.template quad<First + I>(v);
-#pragma GCC unroll 4
+#pragma GCC unroll 24
       for (int r = 0; r < Rows; ++r) {
-        const Words all = broadcast_word(x + r * stride + 4 * (First + I));
+        const Words all = x.quad(r, First + I);
 #pragma GCC unroll 4
-        for (int v = 0; v < kVecs; ++v) pairs[r][v] += multiply_bytes(codes[v], all);
+        for (int v = 0; v < kVecs; ++v) {
+          const Pairs products = multiply_bytes(codes[v], all);
+          if constexpr (I == 0) {
+            pairs[r][v] = products;
+          } else {
+            add_to(pairs[r][v], products);
+          }
+        }
       }
     });
-#pragma GCC unroll 4
+#pragma GCC unroll 24
     for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) sums[r][v] += widen(pairs[r][v]);
@@ -123,16 +147,15 @@ struct PairDots {
   }
 
   // |x| is at most 127, so that a pair of products with a code of -128 still fits 16 bits.
-  template <int First, int Quads, int Rows, class Source>
-  static PYLLM_INLINE void add_signed(const Source& source, const int8_t* x, int64_t stride,
-                                      SignedWords (&sums)[Rows][kVecs]) {
+  template <int First, int Quads, int Rows, class Source, class X>
+  static PYLLM_INLINE void add_signed(const Source& source, const X& x, SignedWords (&sums)[Rows][kVecs]) {
     unrolled<Quads>([&]<int I>() PYLLM_INLINE {
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) {
         const Words code = source.template quad<First + I>(v), size = magnitude(code);
 #pragma GCC unroll 4
         for (int r = 0; r < Rows; ++r) {
-          const Words all = broadcast_word(x + r * stride + 4 * (First + I));
+          const Words all = x.quad(r, First + I);
           sums[r][v] += widen(multiply_bytes(size, with_sign(all, code)));
         }
       }
@@ -143,10 +166,11 @@ struct PairDots {
 #else
 
 struct PairDots {
+  static constexpr bool kIsFast = false;
   static constexpr int kOffset = 0;
 
-  template <int Most, int First, int Quads, int Rows, class Source>
-  static void add(const Source& source, const int8_t* x, int64_t stride, SignedWords (&sums)[Rows][kVecs]) {
+  template <int Most, int First, int Quads, int Rows, class Source, class X>
+  static void add(const Source& source, const X& x, SignedWords (&sums)[Rows][kVecs]) {
     unrolled<Quads>([&]<int I>() {
       for (int v = 0; v < kVecs; ++v) {
         const Words codes = source.template quad<First + I>(v);
@@ -154,7 +178,7 @@ struct PairDots {
           const uint32_t byte = codes[i / 4] >> 8 * (i % 4) & 255u;
           const int32_t code = Most == 0 ? static_cast<int8_t>(byte) : static_cast<int32_t>(byte);
           for (int r = 0; r < Rows; ++r) {
-            sums[r][v][i / 4] += code * x[r * stride + 4 * (First + I) + i % 4];
+            sums[r][v][i / 4] += code * static_cast<int8_t>(x.quad(r, First + I)[0] >> 8 * (i % 4));
           }
         }
       }

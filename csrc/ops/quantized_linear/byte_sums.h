@@ -43,8 +43,8 @@ inline PYLLM_INLINE void add_scaled_tile(const SourceAt& source_at, int64_t unit
     const auto source = source_at(unit);
     unrolled<kSums>([&]<int Part>() PYLLM_INLINE {
       SignedWords sums[Rows][kVecs] = {};
-      Dots::template add<Most, Part * SumQuads, SumQuads>(source, x->bytes + unit * kInputs,
-                                                          sizeof(ByteChunk), sums);
+      const ByteRows rows = {x->bytes + unit * kInputs, sizeof(ByteChunk)};
+      Dots::template add<Most, Part * SumQuads, SumQuads>(source, rows, sums);
       const int64_t sum = unit * kSums + Part;
       const SumScales scales = scales_of(by, sum >> shift, Most == 0 ? Dots::kOffset : 0);
 #pragma GCC unroll 4
@@ -63,7 +63,8 @@ inline PYLLM_INLINE void add_integer_tile(const SourceAt& source_at, int64_t uni
   SignedWords sums[Rows][kVecs];
   __builtin_memcpy(sums, integers, sizeof sums);
   for (int64_t unit = 0; unit < units; ++unit) {
-    Dots::template add<Most, 0, kQuads>(source_at(unit), x->bytes + unit * kInputs, sizeof(ByteChunk), sums);
+    const ByteRows rows = {x->bytes + unit * kInputs, sizeof(ByteChunk)};
+    Dots::template add<Most, 0, kQuads>(source_at(unit), rows, sums);
   }
   __builtin_memcpy(integers, sums, sizeof sums);
 }

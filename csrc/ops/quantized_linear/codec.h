@@ -57,10 +57,24 @@ struct alignas(64) ByteChunk {
   int32_t total;
 };
 
+// One row of a chunk of activations as fixed-point numbers (fixed_activations.h).
+struct alignas(64) FixedChunk {
+  int8_t digits[4 * kChunk];
+  float scales[kChunkUnits];       // of each unit
+  float minus_totals[kChunkSums];  // of each sum
+};
+
 struct Codec {
   int64_t unit_bytes;
   int64_t sum_inputs;      // 16 where scales may belong to 16 inputs, otherwise 32
   float factors[kInputs];  // a code's float is its value times so much, in the order of a unit's words
+  // From fixed-point activations, null where kernels take floats. One panel: a row and the codes as they lie,
+  // or rows and bytes of unpack_bytes; 16 sums a row.
+  void (*add_fixed_row)(const uint8_t* codes, const Table&, int64_t units, const Scaling&, const FixedChunk*,
+                        float* out);
+  void (*add_fixed_rows)(const uint8_t* bytes, int64_t units, const Scaling&, const FixedChunk*, int64_t rows,
+                         float* out);
+  // From floats, null where kernels take fixed-point activations.
   AddPacked add_row;       // kPanelsAtOnce panels, one row
   AddPacked add_two_rows;  // one panel
   void (*unpack)(const uint8_t* codes, const Table&, int64_t units, float* to);  // 16 for each input

@@ -4,12 +4,15 @@
 #include "core/aligned.h"
 #include "core/levels.h"
 #include "ops/quantized_linear/byte_sums.h"
+#include "ops/quantized_linear/fixed_sums.h"
 #include "ops/quantized_linear/sums.h"
 
 namespace pyllm::quantized_linear {
 namespace {
 
 constexpr int64_t kBytesAhead = 2048;  // of codes
+
+constexpr int kFixedRows = 2;  // of a tile: 12 sums in registers
 
 template <class Policy, int Rows, int Panels>
 void add_packed(const uint8_t* const* codes, const Table& table, int64_t units, const Scaling& by,
@@ -89,6 +92,25 @@ void add_scaled_row(const uint8_t* codes, const Table& table, int64_t units, con
 }
 
 template <class Policy>
+void add_fixed_row(const uint8_t* codes, const Table& table, int64_t units, const Scaling& by,
+                   const FixedChunk* x, float* out) {
+  add_fixed_tile<most_of<Policy>(), Policy::kSumQuads, 1>(bytes_at<Policy>(codes, table), units, by, x, out);
+}
+
+template <class Policy, int Rows = kFixedRows>
+void add_fixed_rows(const uint8_t* bytes, int64_t units, const Scaling& by, const FixedChunk* x, int64_t rows,
+                    float* out) {
+  const auto source_at = [&](int64_t unit)
+                             PYLLM_INLINE { return StoredBytes{bytes + unit * kQuads * kQuadBytes}; };
+  for (; rows >= Rows; rows -= Rows, x += Rows, out += Rows * kOutputs) {
+    add_fixed_tile<most_of<Policy>(), Policy::kSumQuads, Rows>(source_at, units, by, x, out);
+  }
+  if constexpr (Rows > 1) {
+    if (rows) add_fixed_rows<Policy, Rows / 2>(bytes, units, by, x, rows, out);
+  }
+}
+
+template <class Policy>
 void add_integers_row(const uint8_t* codes, const Table& table, int64_t units, const ByteChunk& x,
                       int32_t* out) {
   add_integer_tile<PairDots, most_of<Policy>(), 1>(bytes_at<Policy>(codes, table), units, &x, out);
@@ -99,13 +121,22 @@ constexpr Codec codec() {
   Codec of = {.unit_bytes = Policy::kUnitBytes,
               .sum_inputs = 4 * Policy::kSumQuads,
               .factors = {},
-              .add_row = add_packed<Policy, 1, kPanelsAtOnce>,
-              .add_two_rows = add_packed<Policy, 2, 1>,
+              .add_fixed_row = nullptr,
+              .add_fixed_rows = nullptr,
+              .add_row = nullptr,
+              .add_two_rows = nullptr,
               .unpack = unpack<Policy>,
               .unpack_bytes = nullptr,
               .bytes = {},
               .add_scaled_row = nullptr,
               .add_integers_row = nullptr};
+  if constexpr (has_fixed<Policy>()) {
+    of.add_fixed_row = add_fixed_row<Policy>;
+    of.add_fixed_rows = add_fixed_rows<Policy>;
+  } else {
+    of.add_row = add_packed<Policy, 1, kPanelsAtOnce>;
+    of.add_two_rows = add_packed<Policy, 2, 1>;
+  }
   if constexpr (requires { Policy::kBytes; }) {
     of.unpack_bytes = unpack_bytes<Policy>;
     of.bytes = Policy::kBytes;

@@ -1,4 +1,5 @@
-// Activations are copied once as floats (activations.h). Then, in parallel:
+// Activations are prepared once: as fixed-point numbers where codes are unsigned bytes (fixed_loops.h), as
+// floats otherwise (activations.h). Then, in parallel, over floats:
 //
 //   up to kDirectRows rows: codes pass by once and go from the register to the multiply-add
 //     for panel of 16 outputs (one row: kPanelsAtOnce panels side by side)
@@ -16,6 +17,7 @@
 // 12 multiply-adds (6 cycles) 4 loads of codes and 6 broadcasts (5 cycles).
 #include "core/levels.h"
 #include "ops/quantized_linear/codec_of.h"
+#include "ops/quantized_linear/fixed_loops.h"
 #include "ops/quantized_linear/grad_x.h"
 #include "ops/quantized_linear/panels.h"
 #include "ops/quantized_linear/sums.h"
@@ -26,11 +28,9 @@ namespace {
 constexpr int kDirectRows = 2;
 constexpr int kTileRows = (kVectorRegisters - 4) / (2 * kVecs);
 
-using FloatJob = Job<Activations>;
-
 // sums = panels [first, first + at_once) for p.rows <= kDirectRows rows. Where panels are missing at the end
 // the last one is summed again.
-void add_direct(const FloatJob& job, int64_t first, int64_t at_once, float* sums) {
+void add_direct(const ForwardJob& job, int64_t first, int64_t at_once, float* sums) {
   const packed::Weight& weight = job.p.weight;
   ChunkScales scales[kPanelsAtOnce];
   const Scaling by = scaling_of(*weight.format, scales);
@@ -43,11 +43,11 @@ void add_direct(const FloatJob& job, int64_t first, int64_t at_once, float* sums
       load_scales(weight, panel, chunk, units, scales[i]);
       codes[i] = weight.unit(panel, unit);
     }
-    add(codes, job.table, units, by, job.x.row(chunk, 0), sums);
+    add(codes, job.table, units, by, job.x.floats->row(chunk, 0), sums);
   });
 }
 
-void forward_direct(const FloatJob& job, int64_t first, int64_t end) {
+void forward_direct(const ForwardJob& job, int64_t first, int64_t end) {
   const int64_t at_once = panels_at_once(job.p);
   alignas(64) float sums[kDirectRows * kPanelsAtOnce * kOutputs];
   add_direct(job, first, at_once, sums);
@@ -69,7 +69,7 @@ void add_tiles(const float* unpacked, int64_t units, const Scaling& by, const fl
 }
 
 // Panels [first, end) and a block of rows. sums: rows x 16 floats for each panel.
-void add_unpacked(const FloatJob& job, int64_t first, int64_t end, const Rows& rows, float* unpacked,
+void add_unpacked(const ForwardJob& job, int64_t first, int64_t end, const Rows& rows, float* unpacked,
                   float* sums) {
   const packed::Weight& weight = job.p.weight;
   ChunkScales scales;
@@ -81,13 +81,13 @@ void add_unpacked(const FloatJob& job, int64_t first, int64_t end, const Rows& r
     for (int64_t panel = first; panel < end; ++panel) {
       load_scales(weight, panel, chunk, units, scales);
       job.codec.unpack(weight.unit(panel, unit), job.table, units, unpacked);
-      add(unpacked, units, by, job.x.row(chunk, rows.begin), rows.count(),
+      add(unpacked, units, by, job.x.floats->row(chunk, rows.begin), rows.count(),
           sums + (panel - first) * rows.count() * kOutputs);
     }
   });
 }
 
-void forward_unpacked(const FloatJob& job, int64_t first, int64_t end) {
+void forward_unpacked(const ForwardJob& job, int64_t first, int64_t end) {
   for_each_block(job.p, [&](const Rows& rows) {
     const Scratch unpacked(kChunk * kOutputs), sums((end - first) * rows.count() * kOutputs);
     add_unpacked(job, first, end, rows, unpacked.get(), sums.get());
@@ -96,9 +96,12 @@ void forward_unpacked(const FloatJob& job, int64_t first, int64_t end) {
 }
 
 void run_forward(const Product* products, int64_t count) {
-  for_each_group(Jobs<Activations>(products, count, cut_panels),
-                 [](const FloatJob& job, int64_t first, int64_t end) {
-                   (job.p.rows <= kDirectRows ? forward_direct : forward_unpacked)(job, first, end);
+  for_each_group(Jobs<Prepared>(products, count, cut_panels),
+                 [](const ForwardJob& job, int64_t first, int64_t end) {
+                   const auto forward = job.x.fixed                 ? forward_fixed
+                                        : job.p.rows <= kDirectRows ? forward_direct
+                                                                    : forward_unpacked;
+                   forward(job, first, end);
                  });
 }
 

@@ -4,9 +4,9 @@
 //   forward   out[row, output] = sum over inputs of x[row, input] * weight[output, input] + bias[output]
 //   grad_x    out[row, input]  = sum over outputs of grad_y[row, output] * weight[output, input]
 //
-// Activations keep their dtype: codes are multiplied by them in float, block by block of at most 32 inputs in
-// one order, and each block's sum by its scale. A row's bits depend on the weight and on itself alone: not on
-// the other rows, their number, or threads.
+// Activations keep their precision: codes are multiplied by them as floats, or as numbers of 24 bits that
+// share a scale for 32 inputs, block by block in one order, and each block's sum by its scale. A row's bits
+// depend on the weight and on itself alone: not on the other rows, their number, or threads.
 #pragma once
 
 #include <cstdint>

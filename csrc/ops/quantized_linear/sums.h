@@ -1,4 +1,4 @@
-// The one order in which a quantized product adds, whatever the number of rows:
+// The one order in which a product of codes and floats adds, whatever the number of rows:
 //
 //   for sum of the inputs that share a scale, at most 256
 //     for unit of 32 inputs (16 where scales belong to 16)
@@ -95,10 +95,12 @@ inline PYLLM_INLINE void add_unit(const Source& source, const float* x, Vec (&t)
   }
 }
 
-// out (rows `stride` floats apart) += the sum number `sum` of a chunk.
+// out (rows `stride` floats apart) += the sum number `sum` of a chunk. minus_totals: of the first row's
+// inputs in each sum, rows `totals_stride` floats apart.
 template <int Rows, int Vecs>
 inline PYLLM_INLINE void finish_sum(const Vec (&t)[Rows][Vecs], const Scaling& by, int64_t sum,
-                                    const float* x, float* out, int64_t stride) {
+                                    const float* minus_totals, int64_t totals_stride, float* out,
+                                    int64_t stride) {
 #pragma GCC unroll 4
   for (int v = 0; v < Vecs; ++v) {
     const ChunkScales& scales = by.scales[v / kVecs];
@@ -106,7 +108,7 @@ inline PYLLM_INLINE void finish_sum(const Vec (&t)[Rows][Vecs], const Scaling& b
     const Vec scale = load(scales.scale[sum] + lane);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
-      const float minus_total = x[r * kChunkRow + kChunk + sum];
+      const float minus_total = minus_totals[r * totals_stride + sum];
       float* to = out + r * stride + v * kLanes;
       Vec total = fma(scale, fma(set1(by.center), set1(minus_total), t[r][v]), load(to));
       if (by.minimums) total = fma(load(scales.minimum[sum] + lane), set1(minus_total), total);
@@ -125,7 +127,7 @@ inline PYLLM_INLINE void add_chunk(const SourceAt& source_at, int64_t units, con
       const int64_t next = unit + by.sum_units, end = next < units ? next : units;
       Vec t[Rows][Vecs] = {};
       for (; unit < end; ++unit) add_unit<0, kQuads>(source_at(unit), x + unit * kInputs, t);
-      finish_sum<Rows, Vecs>(t, by, sum, x, out, stride);
+      finish_sum<Rows, Vecs>(t, by, sum, x + kChunk, kChunkRow, out, stride);
     }
   } else {
     for (int64_t unit = 0; unit < units; ++unit) {
@@ -133,7 +135,7 @@ inline PYLLM_INLINE void add_chunk(const SourceAt& source_at, int64_t units, con
       unrolled<kQuads / SumQuads>([&]<int Part>() PYLLM_INLINE {
         Vec t[Rows][Vecs] = {};
         add_unit<Part * SumQuads, SumQuads>(source, x + unit * kInputs, t);
-        finish_sum<Rows, Vecs>(t, by, unit * (kQuads / SumQuads) + Part, x, out, stride);
+        finish_sum<Rows, Vecs>(t, by, unit * (kQuads / SumQuads) + Part, x + kChunk, kChunkRow, out, stride);
       });
     }
   }
