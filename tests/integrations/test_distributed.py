@@ -10,7 +10,7 @@ import torch
 from tests.integrations import distributed
 
 
-@pytest.mark.parametrize("name", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["ddp", "dtensor", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_two_processes(name: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
