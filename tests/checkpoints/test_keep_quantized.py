@@ -14,7 +14,7 @@ from pyllm.nn.quantized import QuantizedEmbedding, QuantizedLinear
 from tests.assets import asset
 from tests.checkpoints.test_gguf import SMOLLM2
 from tests.checkpoints.test_gguf_model import _wide_llama, write_gguf
-from tests.checkpoints.test_quantized_folders import _gptq, _gptq_settings, write
+from tests.checkpoints.test_quantized_folders import gptq, gptq_settings, write
 from tests.models.hf import ids
 
 Kind = gguf.GGMLQuantizationType
@@ -57,7 +57,7 @@ def test_gguf(tmp_path: Path) -> None:
 @pytest.mark.parametrize("act_order", [False, True])
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_gptq(bits: int, act_order: bool, tmp_path: Path) -> None:
-    write(tmp_path, _gptq_settings(bits, 32, "gptq", False), _gptq(bits, 32, version=1, act_order=act_order))
+    write(tmp_path, gptq_settings(bits, 32, "gptq", False), gptq(bits, 32, version=1, act_order=act_order))
     network = load_checkpoint(tmp_path).network
     assert network.is_quantized == (bits != 3)
     plain = load_checkpoint(tmp_path, dtype="float32").network
