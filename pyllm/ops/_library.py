@@ -7,6 +7,7 @@ run their plain-torch reference, with one warning.
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -118,11 +119,22 @@ def call_below_autograd(op: Callable[..., Any], *args: Any) -> Any:
 
 
 def register_fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: registers a shape function for `pyllm::name`, if the operators are loaded."""
+    """Decorator: registers a shape function for `pyllm::name`, if the operators are loaded.
+
+    torch also calls it for tensors on the meta device beside others, whose result would then be memory nobody wrote:
+    that is refused. Single numbers may lie anywhere.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            metas = {x.is_meta for x in args if isinstance(x, torch.Tensor) and x.dim() > 0}
+            if len(metas) > 1:
+                raise RuntimeError(f"pyllm::{name}: some tensors are on the meta device, others are not")
+            return function(*args, **kwargs)
+
         if LOADED:
-            torch.library.register_fake(f"pyllm::{name}")(function)
+            torch.library.register_fake(f"pyllm::{name}")(checked)
         return function
 
     return decorate

@@ -25,7 +25,7 @@ void check_lengths(const Tensors& params, size_t length, const char* argument) {
 void check_entry(const Tensor& param, const Tensor& grad, const Tensor& exp_avg, const Tensor& exp_avg_sq) {
   check(param.is_contiguous(), kOp, "param must be contiguous");
   check_same_shape(param, grad, kOp, "grad");
-  check_same_dtype(param, grad, kOp, "grad");
+  check_same_kind(param, grad, kOp, "grad");
   check_state(param, exp_avg, "exp_avg");
   check_state(param, exp_avg_sq, "exp_avg_sq");
 }

@@ -116,16 +116,16 @@ inline void check_heads(const Tensor& q, const Tensor& k, const Tensor& v, const
         "k and v must have q's batch, and k its head_dim");
   check(v.size(1) == k.size(1) && v.size(2) == k.size(2), op, "v must have k's heads and length");
   check(k.size(1) ? q.size(1) % k.size(1) == 0 : q.size(1) == 0, op, "heads must be a multiple of kv_heads");
-  check_same_dtype(q, k, op, "k");
-  check_same_dtype(q, v, op, "v");
+  check_same_kind(q, k, op, "k");
+  check_same_kind(q, v, op, "v");
 }
 
 // And its gradient of what the forward pass left.
 inline void check_results(const Tensor& q, const Tensor& v, const Tensor& grad_out,
                           const std::optional<Tensor>& grad_lse, const Tensor& out, const Tensor& lse,
                           const char* op) {
-  check_same_dtype(q, grad_out, op, "grad_out");
-  check_same_dtype(q, out, op, "out");
+  check_same_kind(q, grad_out, op, "grad_out");
+  check_same_kind(q, out, op, "out");
   check_same_shape(out, grad_out, op, "grad_out");
   const std::vector<int64_t> rows = {q.size(0), q.size(1), q.size(2)};
   check(out.dim() == 4 && shape_of(out) == std::vector<int64_t>{rows[0], rows[1], rows[2], v.size(3)}, op,
@@ -134,7 +134,7 @@ inline void check_results(const Tensor& q, const Tensor& v, const Tensor& grad_o
         "lse must be (batch, heads, q_len) accumulators");
   if (!grad_lse) return;
   check_same_shape(lse, *grad_lse, op, "grad_lse");
-  check_same_dtype(lse, *grad_lse, op, "grad_lse");
+  check_same_kind(lse, *grad_lse, op, "grad_lse");
 }
 
 // Zeros where keys past kv_lengths, which belong to no sequence, are written by nobody.

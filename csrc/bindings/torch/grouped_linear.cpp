@@ -32,7 +32,7 @@ Tensor readable(const Tensor& x) { return has_unit_stride(x) ? x : dense(x); }
 Tensor grouped_linear(const Tensor& x_any, const Tensor& weights_any, const Tensor& offsets) {
   check(x_any.dim() == 2 && weights_any.dim() == 3 && weights_any.size(2) == x_any.size(1), kOp,
         "x must be (rows, in) and weights (experts, out, in)");
-  check_same_dtype(x_any, weights_any, kOp, "weights");
+  check_same_kind(x_any, weights_any, kOp, "weights");
   const auto groups = groups_of(offsets, x_any.size(0), kOp);
   check(groups.experts == weights_any.size(0), kOp,
         "offsets must have one entry more than there are experts");
@@ -52,7 +52,7 @@ Tensor grouped_linear(const Tensor& x_any, const Tensor& weights_any, const Tens
 Tensor grouped_linear_grad_weight(const Tensor& grad_any, const Tensor& x_any, const Tensor& offsets) {
   check(grad_any.dim() == 2 && x_any.dim() == 2 && grad_any.size(0) == x_any.size(0), kWeight,
         "grad_y must be (rows, out) and x (rows, in)");
-  check_same_dtype(grad_any, x_any, kWeight, "x");
+  check_same_kind(grad_any, x_any, kWeight, "x");
   const auto groups = groups_of(offsets, x_any.size(0), kWeight);
   const Tensor grad = dense(grad_any), x = dense(x_any);
   Tensor out = empty(x, {groups.experts, grad.size(1), x.size(1)});

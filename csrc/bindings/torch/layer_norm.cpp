@@ -14,7 +14,7 @@ void check_columns(const Tensor& x, const Tensor& parameter, const char* argumen
   if (parameter.dim() != 1 || parameter.size(0) != x.size(x.dim() - 1)) {
     check(false, kOp, std::string(argument) + " must have the size of x's last dimension");
   }
-  check_same_dtype(x, parameter, kOp, argument);
+  check_same_kind(x, parameter, kOp, argument);
 }
 
 void check_inputs(const Tensor& x, const Tensor& weight) {
@@ -65,7 +65,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> add_layer_norm(const Tensor& x, const
                                                           double eps) {
   check_inputs(x, weight);
   check_same_shape(x, residual, kOp, "residual");
-  check_same_dtype(x, residual, kOp, "residual");
+  check_same_kind(x, residual, kOp, "residual");
   const OnDevice device(kOp, {&x, &residual, &weight, address(bias)});
   Tensor residual_out = empty(x, shape_of(x));
   const auto [y, mean, rstd] = run_forward(x, dense(residual), weight, bias, eps, &residual_out);
@@ -78,7 +78,7 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_backward(const Tensor& grad_y_any,
                                                        const Tensor& mean_any, const Tensor& rstd_any) {
   check_inputs(h_any, weight_any);
   check_same_shape(h_any, grad_y_any, kOp, "grad_y");
-  check_same_dtype(h_any, grad_y_any, kOp, "grad_y");
+  check_same_kind(h_any, grad_y_any, kOp, "grad_y");
   for (const Tensor& kept : {mean_any, rstd_any}) {
     check(kept.numel() == rows_of(h_any) && kept.scalar_type() == accumulator_type(h_any), kOp,
           "mean and rstd must hold one accumulator per row");
@@ -90,7 +90,7 @@ std::tuple<Tensor, Tensor, Tensor> layer_norm_backward(const Tensor& grad_y_any,
   std::optional<Tensor> grad_residual;
   if (grad_residual_any) {
     check_same_shape(h, *grad_residual_any, kOp, "grad_residual_out");
-    check_same_dtype(h, *grad_residual_any, kOp, "grad_residual_out");
+    check_same_kind(h, *grad_residual_any, kOp, "grad_residual_out");
     grad_residual = dense(*grad_residual_any);
   }
   Tensor grad_x = empty(h, shape_of(h));

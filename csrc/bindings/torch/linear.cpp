@@ -29,12 +29,12 @@ Tensor product_of(const Tensor& x_any, const Tensor& weight_any, const std::opti
   check(x_any.dim() >= 1, kOp, "x must have at least one dimension");
   check(weight_any.dim() == 2 && weight_any.size(1) == x_any.size(x_any.dim() - 1), kOp,
         "weight must be (out, in) with in = the size of x's last dimension");
-  check_same_dtype(x_any, weight_any, kOp, "weight");
+  check_same_kind(x_any, weight_any, kOp, "weight");
   std::optional<Tensor> bias;
   if (bias_any) {
     check(bias_any->dim() == 1 && bias_any->size(0) == weight_any.size(0), kOp,
           "bias must have the size of weight's first dimension");
-    check_same_dtype(x_any, *bias_any, kOp, "bias");
+    check_same_kind(x_any, *bias_any, kOp, "bias");
     bias = dense(*bias_any);
   }
   const Tensor x = readable(x_any), weight = readable(weight_any);

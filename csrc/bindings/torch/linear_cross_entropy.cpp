@@ -31,7 +31,7 @@ void check_inputs(const Tensor& x, const Tensor& weight, const Tensor& target,
                   int64_t reduction) {
   check(x.dim() >= 1 && weight.dim() == 2 && weight.size(1) == x.size(x.dim() - 1) && weight.size(0) > 0, kOp,
         "weight must have shape (vocab, hidden) with hidden the size of x's last dimension");
-  check_same_dtype(x, weight, kOp, "weight");
+  check_same_kind(x, weight, kOp, "weight");
   check(target.scalar_type() == ScalarType::Long && target.numel() == rows_of(x), kOp,
         "target must be int64 with one element per row of x");
   check(!token_weight ||
@@ -39,7 +39,7 @@ void check_inputs(const Tensor& x, const Tensor& weight, const Tensor& target,
         kOp, "token_weight must be float64 with one element per row of x");
   if (bias) {
     check(bias->dim() == 1 && bias->size(0) == weight.size(0), kOp, "bias must have shape (vocab,)");
-    check_same_dtype(x, *bias, kOp, "bias");
+    check_same_kind(x, *bias, kOp, "bias");
   }
   check(reduction >= 0 && reduction <= 2, kOp, "reduction must be 0, 1 or 2");
 }

@@ -21,7 +21,7 @@ void write_kv(const Tensor& k_any, const Tensor& v_any, Tensor data, const Tenso
   check(k_any.dim() == 4 && v_any.dim() == 4, kWrite, "k and v must be (batch, kv_heads, q_len, dim)");
   check(v_any.size(0) == k_any.size(0) && v_any.size(1) == k_any.size(1) && v_any.size(2) == k_any.size(2),
         kWrite, "v must have k's batch, heads and length");
-  check_same_dtype(k_any, v_any, kWrite, "v");
+  check_same_kind(k_any, v_any, kWrite, "v");
   const int64_t batch = k_any.size(0), q_len = k_any.size(2);
   const KvCode code = kv_code_of(quantization, kWrite);
   const DType dtype = dtype_of(k_any, kWrite, "k");

@@ -38,7 +38,7 @@ void write_kv(const Tensor& k_any, const Tensor& v_any, Tensor data, const Tenso
   check(v_any.size(0) == k_any.size(0) && v_any.size(1) == k_any.size(1) && v_any.size(2) == k_any.size(2),
         kWrite, "v must have k's batch, heads and length");
   check(size_of(dtype_of(k_any, kWrite, "k")) == 2, kWrite, "on CUDA k must be bfloat16 or float16");
-  check_same_dtype(k_any, v_any, kWrite, "v");
+  check_same_kind(k_any, v_any, kWrite, "v");
   check(!cu_seqlens_q || (k_any.size(0) == 1 && cu_seqlens_q->numel() > 0), kWrite,
         "a packed batch has one row and borders");
   check(data.dim() == 3 && data.size(1) == k_any.size(1), kWrite, "cache must have k's heads");

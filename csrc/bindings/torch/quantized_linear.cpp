@@ -92,12 +92,13 @@ Tensor readable(const Tensor& x) {
 Tensor product_of(const Tensor& x_any, const Tensor& data, const std::optional<Tensor>& bias_any,
                   const std::string& format, int64_t outputs, bool int8) {
   check(x_any.dim() >= 1, kOp, "x must have at least one dimension");
+  check_same_device(x_any, data, kOp, "weight");
   const int64_t inputs = x_any.size(x_any.dim() - 1);
   const packed::Weight weight = weight_of(data, format, outputs, inputs, kOp);
   std::optional<Tensor> bias;
   if (bias_any) {
     check(bias_any->dim() == 1 && bias_any->size(0) == outputs, kOp, "bias must have one value per output");
-    check_same_dtype(x_any, *bias_any, kOp, "bias");
+    check_same_kind(x_any, *bias_any, kOp, "bias");
     bias = dense(*bias_any);
   }
   const Tensor x = readable(x_any);
@@ -129,6 +130,7 @@ Tensor quantized_linear_int8(const Tensor& x, const Tensor& data, std::optional<
 
 Tensor quantized_linear_grad(const Tensor& grad_any, const Tensor& data, std::string format, int64_t inputs) {
   check(grad_any.dim() >= 1, kGrad, "grad_y must have at least one dimension");
+  check_same_device(grad_any, data, kGrad, "weight");
   const int64_t outputs = grad_any.size(grad_any.dim() - 1);
   const packed::Weight weight = weight_of(data, format, outputs, inputs, kGrad);
   const Tensor grad = readable(grad_any);

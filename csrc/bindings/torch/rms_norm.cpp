@@ -14,7 +14,7 @@ void check_inputs(const Tensor& x, const Tensor& weight) {
   check(x.dim() >= 1, kOp, "x must have at least one dimension");
   check(weight.dim() == 1 && weight.size(0) == x.size(x.dim() - 1), kOp,
         "weight must have the size of x's last dimension");
-  check_same_dtype(x, weight, kOp, "weight");
+  check_same_kind(x, weight, kOp, "weight");
 }
 
 std::tuple<Tensor, Tensor> rms_norm(const Tensor& x_any, const Tensor& weight_any, double eps,
@@ -42,7 +42,7 @@ std::tuple<Tensor, Tensor, Tensor> add_rms_norm(const Tensor& x_any, const Tenso
                                                 const Tensor& weight_any, double eps, double weight_offset) {
   check_inputs(x_any, weight_any);
   check_same_shape(x_any, residual_any, kOp, "residual");
-  check_same_dtype(x_any, residual_any, kOp, "residual");
+  check_same_kind(x_any, residual_any, kOp, "residual");
   const OnDevice device(kOp, {&x_any, &residual_any, &weight_any});
   const Tensor x = dense(x_any), residual = dense(residual_any), weight = dense(weight_any);
   Tensor y = empty(x, shape_of(x)), residual_out = empty(x, shape_of(x));
@@ -67,7 +67,7 @@ std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor& grad_y_any,
                                              double weight_offset) {
   check_inputs(h_any, weight_any);
   check_same_shape(h_any, grad_y_any, kOp, "grad_y");
-  check_same_dtype(h_any, grad_y_any, kOp, "grad_y");
+  check_same_kind(h_any, grad_y_any, kOp, "grad_y");
   check(rstd_any.numel() == rows_of(h_any) && rstd_any.scalar_type() == accumulator_type(h_any), kOp,
         "rstd must hold one accumulator per row");
   const OnDevice device(kOp, {&h_any, &grad_y_any, &weight_any, &rstd_any, address(grad_residual_any)});
@@ -76,7 +76,7 @@ std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor& grad_y_any,
   std::optional<Tensor> grad_residual;
   if (grad_residual_any) {
     check_same_shape(h, *grad_residual_any, kOp, "grad_residual_out");
-    check_same_dtype(h, *grad_residual_any, kOp, "grad_residual_out");
+    check_same_kind(h, *grad_residual_any, kOp, "grad_residual_out");
     grad_residual = dense(*grad_residual_any);
   }
   Tensor grad_x = empty(h, shape_of(h)), grad_weight = empty(h, {weight.size(0)});

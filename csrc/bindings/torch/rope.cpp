@@ -29,7 +29,7 @@ void check_inputs(const Tensor& q, const Tensor& k) {
   check(q.dim() == 4 && k.dim() == 4, kOp, "q and k must be (batch, heads, len, head_dim)");
   check(k.size(0) == q.size(0) && k.size(2) == q.size(2) && k.size(3) == q.size(3), kOp,
         "k must have q's batch, len and head_dim");
-  check_same_dtype(q, k, kOp, "k");
+  check_same_kind(q, k, kOp, "k");
 }
 
 // Every row of cos and sin that will be read exists: checked before anything is written. On a GPU that would

@@ -12,7 +12,7 @@ constexpr const char* kOp = "glu";
 
 void check_like(const Tensor& gate, const Tensor& other, const char* argument) {
   check_same_shape(gate, other, kOp, argument);
-  check_same_dtype(gate, other, kOp, argument);
+  check_same_kind(gate, other, kOp, argument);
 }
 
 // Last dimension; 1 for a scalar.

@@ -44,7 +44,21 @@ inline DType dtype_of(const Tensor& x, const char* op, const char* argument) {
   }
 }
 
-inline void check_same_dtype(const Tensor& x, const Tensor& other, const char* op, const char* argument) {
+inline int32_t device_type(const Tensor& x) {
+  int32_t type;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &type));
+  return type;
+}
+
+// Torch picks a kernel by all arguments together: one on another device, or on none, gets here too.
+inline void check_same_device(const Tensor& x, const Tensor& other, const char* op, const char* argument) {
+  if (device_type(x) == device_type(other)) return;
+  check(false, op, std::string(argument) + " must be on the device of the first argument");
+}
+
+// Dtype and device.
+inline void check_same_kind(const Tensor& x, const Tensor& other, const char* op, const char* argument) {
+  check_same_device(x, other, op, argument);
   if (x.scalar_type() == other.scalar_type()) return;
   check(false, op, std::string(argument) + " must have the same dtype as the first argument");
 }
