@@ -115,11 +115,11 @@ void BytePairEncoder::merge_piece(std::string_view piece, EncoderScratch& scratc
   }
 }
 
-// Of pieces that are new, displaced by others, or of many tokens (`noted`). Writes at most piece.size()
-// numbers; the end of the ids.
+// Of short pieces that are new, displaced by others, or of many tokens. Writes at most piece.size() numbers;
+// the end of the ids.
 TokenId* BytePairEncoder::encode_seldom(const PieceKey& key, uint64_t hash, std::string_view piece,
-                                        bool noted, EncoderScratch& scratch, TokenId* out) const {
-  if (noted) return encode_long(hash, piece, scratch, out);
+                                        EncoderScratch& scratch, TokenId* out) const {
+  if (scratch.short_cache.find(key, hash) != nullptr) return encode_long(hash, piece, scratch, out);
   TokenId* end = out + 1;
   if (const TokenId id = whole_pieces_->find(key, hash); id != kNoToken) {
     *out = id;
@@ -158,9 +158,8 @@ void BytePairEncoder::encode_piece(std::string_view piece, EncoderScratch& scrat
     scratch.short_cache.allocate();
     const PieceKey key = key_of(piece);
     const uint64_t hash = key.hash();
-    const auto* known = scratch.short_cache.find(key, hash);
-    const bool done = known != nullptr && !known->elsewhere();
-    end = done ? known->copy_to(end) : encode_seldom(key, hash, piece, known != nullptr, scratch, end);
+    const auto* known = scratch.short_cache.find_tokens(key, hash);
+    end = known != nullptr ? known->copy_to(end) : encode_seldom(key, hash, piece, scratch, end);
   }
   out.resize(static_cast<size_t>(end - out.data()));
   if (lengths != nullptr) append_lengths(piece, out.data() + before, out.size() - before, *lengths);
@@ -210,22 +209,22 @@ class BytePairEncoder::Batch {
     bool all_known = true;
     for (size_t i = 0; i < count; ++i) {
       const PieceKey& key = pieces_.keys[i];
-      const uint64_t hash = pieces_.hashes[i];
-      const std::string_view piece = text_.substr(begin, pieces_.ends[i] - begin);
-      begin = pieces_.ends[i];
-      if (key.none()) {
-        end = encoder_.encode_long(hash, piece, scratch_, end);
+      const auto* known = key.none() ? nullptr : scratch_.short_cache.find_tokens(key, pieces_.hashes[i]);
+      if (known != nullptr) [[likely]] {
+        end = known->copy_to(end);
         continue;
       }
-      const auto* known = scratch_.short_cache.find(key, hash);
-      if (known != nullptr && !known->elsewhere()) [[likely]] {
-        end = known->copy_to(end);
+      const size_t start = i == 0 ? begin : pieces_.ends[i - 1];
+      const std::string_view piece(text_.data() + start, pieces_.ends[i] - start);
+      if (key.none()) {
+        end = encoder_.encode_long(pieces_.hashes[i], piece, scratch_, end);
         continue;
       }
       if (all_known) look_further_ahead(i + 1, count);
       all_known = false;
-      end = encoder_.encode_seldom(key, hash, piece, known != nullptr, scratch_, end);
+      end = encoder_.encode_seldom(key, pieces_.hashes[i], piece, scratch_, end);
     }
+    begin = pieces_.ends[count - 1];
     out_.resize(static_cast<size_t>(end - out_.data()));
     return begin;
   }
@@ -235,17 +234,17 @@ class BytePairEncoder::Batch {
 
   // Keys of the short pieces, hashes of all, and a request for their cache lines.
   void look_ahead(size_t begin, size_t count) {
+    const bool readable = pieces_.ends[count - 1] + sizeof(PieceKey) <= text_.size();
     for (size_t i = 0; i < count; ++i) {
-      const size_t length = pieces_.ends[i] - begin;
+      const std::string_view piece(text_.data() + begin, pieces_.ends[i] - begin);
       PieceKey& key = pieces_.keys[i];
       uint64_t& hash = pieces_.hashes[i];
-      if (length > kShortPiece) {
+      if (piece.size() > kShortPiece) [[unlikely]] {
         key = {};
-        hash = hash_long(text_.substr(begin, length));
+        hash = hash_long(piece);
         scratch_.cache.prefetch(hash);
       } else {
-        const bool readable = begin + sizeof(PieceKey) <= text_.size();
-        key = readable ? load_key(text_.data() + begin, length) : key_of(text_.substr(begin, length));
+        key = readable ? load_key(piece.data(), piece.size()) : key_of(piece);
         hash = key.hash();
         scratch_.short_cache.prefetch(hash);
       }

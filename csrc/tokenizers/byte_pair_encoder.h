@@ -55,8 +55,8 @@ class BytePairEncoder final : public Model {
   std::vector<TokenId> reachable(const std::vector<TokenId>& ids) const;
   void append_lengths(std::string_view piece, const TokenId* ids, size_t count,
                       std::vector<size_t>& lengths) const;
-  TokenId* encode_seldom(const PieceKey& key, uint64_t hash, std::string_view piece, bool noted,
-                         EncoderScratch& scratch, TokenId* out) const;
+  TokenId* encode_seldom(const PieceKey& key, uint64_t hash, std::string_view piece, EncoderScratch& scratch,
+                         TokenId* out) const;
   TokenId* encode_long(uint64_t hash, std::string_view piece, EncoderScratch& scratch, TokenId* out) const;
   class Batch;
 

@@ -98,7 +98,7 @@ class CharacterTable {
     uint32_t length;  // 0: something else
   };
 
-  // One byte, or three bytes that are well-formed.
+  // One byte, or three or two bytes that are well-formed.
   static BasicCharacter basic_at(std::string_view text, size_t at) {
     const auto byte = [&](size_t i) {
       return static_cast<uint32_t>(static_cast<unsigned char>(text[at + i]));
@@ -106,10 +106,14 @@ class CharacterTable {
     if (byte(0) < 0x80) return {byte(0), 1};
     if (at + 3 > text.size()) return {0, 0};
     const uint32_t word = byte(0) | byte(1) << 8 | byte(2) << 16;
-    if ((word & 0xC0C0F0) != 0x8080E0) return {0, 0};
-    const uint32_t code_point = (byte(0) & 0x0F) << 12 | (byte(1) & 0x3F) << 6 | (byte(2) & 0x3F);
-    const bool well_formed = code_point >= 0x800 && (code_point & 0xF800) != 0xD800;
-    return {code_point, well_formed ? 3u : 0u};
+    if ((word & 0xC0C0F0) == 0x8080E0) {
+      const uint32_t code_point = (byte(0) & 0x0F) << 12 | (byte(1) & 0x3F) << 6 | (byte(2) & 0x3F);
+      const bool well_formed = code_point >= 0x800 && (code_point & 0xF800) != 0xD800;
+      return {code_point, well_formed ? 3u : 0u};
+    }
+    const uint32_t code_point = (byte(0) & 0x1F) << 6 | (byte(1) & 0x3F);
+    const bool well_formed = (word & 0xC0E0) == 0x80C0 && code_point >= 0x80;
+    return {code_point, well_formed ? 2u : 0u};
   }
 
   CharacterTable();

@@ -19,9 +19,7 @@ std::unique_ptr<LongestMatchEncoder> LongestMatchEncoder::prove(const TokenBytes
 
 LongestMatchEncoder::LongestMatchEncoder(TokenParts parts, const TokenBytes& tokens,
                                          const std::vector<TokenId>& reachable)
-    : parts_(std::move(parts)), trie_(tokens, reachable), shorter_(tokens.size()) {
-  for (const TokenId id : reachable) shorter_[id] = trie_.longest_beginning(tokens[id]);
-}
+    : parts_(std::move(parts)), trie_(tokens, reachable) {}
 
 bool LongestMatchEncoder::encode(std::string_view piece, LongestMatchScratch& scratch,
                                  std::vector<TokenId>& out) const {
@@ -37,8 +35,8 @@ bool LongestMatchEncoder::encode(std::string_view piece, LongestMatchScratch& sc
       at = end;
       if (at == piece.size()) return true;
       token = trie_.longest_at(piece, at);
-    } else if (shorter_[token] != kNoToken) {
-      token = shorter_[token];
+    } else if (trie_.shorter(token) != kNoToken) {
+      token = trie_.shorter(token);
     } else {
       if (scratch.dead.empty()) scratch.dead.resize(piece.size() + 1);
       scratch.dead[at] = true;

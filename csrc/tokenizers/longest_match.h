@@ -55,7 +55,6 @@ class LongestMatchEncoder {
 
   TokenParts parts_;
   TokenTrie trie_;
-  HugeArray<TokenId> shorter_;  // the longest token that the token begins with
 };
 
 }  // namespace pyllm::tokenizers

@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace pyllm::tokenizers {
 namespace {
@@ -35,6 +36,54 @@ std::vector<bool> lengths_of(const TokenBytes& tokens) {
   return exists;
 }
 
+// Cuts of tokens, many of which are looked up at once.
+class Cuts {
+ public:
+  explicit Cuts(const TokenTable& table) : table_(table) {}
+
+  void add(TokenId id, std::string_view left, std::string_view right) {
+    merged_.push_back(id);
+    lefts_.push_back(left);
+    rights_.push_back(right);
+    if (merged_.size() == kMany) flush();
+  }
+
+  std::vector<MergeRule> finish() {
+    flush();
+    return std::move(rules_);
+  }
+
+ private:
+  static constexpr size_t kMany = 1 << 12;
+
+  // Right parts are only sought beside left parts that are tokens.
+  void flush() {
+    left_ids_.resize(lefts_.size());
+    table_.find_all(lefts_, left_ids_);
+    size_t kept = 0;
+    for (size_t i = 0; i < lefts_.size(); ++i) {
+      if (left_ids_[i] == kNoToken) continue;
+      left_ids_[kept] = left_ids_[i];
+      rights_[kept] = rights_[i];
+      merged_[kept++] = merged_[i];
+    }
+    rights_.resize(kept);
+    right_ids_.resize(kept);
+    table_.find_all(rights_, right_ids_);
+    for (size_t i = 0; i < kept; ++i) {
+      if (right_ids_[i] != kNoToken) rules_.push_back({left_ids_[i], right_ids_[i], merged_[i], merged_[i]});
+    }
+    merged_.clear();
+    lefts_.clear();
+    rights_.clear();
+  }
+
+  const TokenTable& table_;
+  std::vector<TokenId> merged_, left_ids_, right_ids_;
+  std::vector<std::string_view> lefts_, rights_;
+  std::vector<MergeRule> rules_;
+};
+
 }  // namespace
 
 std::vector<MergeRule> checked_rules(const std::vector<MergeRule>& rules, const TokenBytes& tokens) {
@@ -47,18 +96,14 @@ std::vector<MergeRule> rules_of_ranked_tokens(const TokenBytes& tokens, const To
   // A look-up reads all of its bytes: only cuts into lengths that exist, or one token of a megabyte takes
   // minutes.
   const std::vector<bool> exists = lengths_of(tokens);
-  std::vector<MergeRule> rules;
+  Cuts cuts(table);
   for (const TokenId id : ids) {
     const std::string_view bytes = tokens[id];
     for (size_t cut = 1; cut < bytes.size(); ++cut) {
-      if (!exists[cut] || !exists[bytes.size() - cut]) continue;
-      const TokenId left = table.find(bytes.substr(0, cut));
-      if (left == kNoToken) continue;
-      const TokenId right = table.find(bytes.substr(cut));
-      if (right != kNoToken) rules.push_back({left, right, id, id});
+      if (exists[cut] && exists[bytes.size() - cut]) cuts.add(id, bytes.substr(0, cut), bytes.substr(cut));
     }
   }
-  return rules;
+  return cuts.finish();
 }
 
 }  // namespace pyllm::tokenizers

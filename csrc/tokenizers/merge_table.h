@@ -31,6 +31,11 @@ class MergeTable {
 
   Merge find(TokenId left, TokenId right) const { return slots_[locate(slots_, key(left, right))].merge; }
 
+  // A request for where the pair stands.
+  void prefetch(TokenId left, TokenId right) const {
+    __builtin_prefetch(slots_.data() + (mix(key(left, right)) & (slots_.size() - 1)));
+  }
+
   // In no order.
   std::vector<MergeRule> rules() const;
 

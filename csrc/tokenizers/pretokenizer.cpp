@@ -24,6 +24,9 @@ class Scanner {
     return at < text_.size() && (table_.classify(text_, at).set & set) != 0;
   }
 
+  // The character at `at`, which must exist.
+  ClassedCharacter character(size_t at) const { return table_.classify(text_, at); }
+
   // After the character at `at`, which must exist.
   size_t after(size_t at) const { return at + table_.classify(text_, at).length; }
 
@@ -104,8 +107,10 @@ size_t skip_symbols_and_newlines(const Scanner& text, size_t begin) {
 
 // [^\r\n\p{L}\p{N}]?\p{L}+ or `begin`.
 size_t skip_word(const Scanner& text, size_t begin) {
-  const size_t body = text.is(begin, kLetters | kNumbers | kNewlines) ? begin : text.after(begin);
-  const size_t end = text.skip(body, kLetters);
+  const ClassedCharacter first = text.character(begin);
+  if ((first.set & kLetters) != 0) return text.skip(begin + first.length, kLetters);
+  if ((first.set & (kNumbers | kNewlines)) != 0) return begin;
+  const size_t body = begin + first.length, end = text.skip(body, kLetters);
   return end == body ? begin : end;
 }
 
@@ -114,8 +119,11 @@ size_t next_gpt2(std::string_view bytes, size_t begin) {
   const Scanner text(bytes);
   if (const size_t end = text.skip_contraction(begin, false); end > begin) return end;
   const size_t body = text.at_byte(begin, ' ') ? begin + 1 : begin;
-  for (const ClassSet set : {kLetters, kNumbers, kSymbols}) {
-    if (text.is(body, set)) return text.skip(body, set);
+  if (body < text.size()) {
+    const ClassedCharacter first = text.character(body);
+    for (const ClassSet set : {kLetters, kNumbers, kSymbols}) {
+      if ((first.set & set) != 0) return text.skip(body + first.length, set);
+    }
   }
   const WhitespaceRun run = scan_whitespace(text, begin);
   return leave_one(run, begin, run.end < text.size());

@@ -24,9 +24,6 @@ class ShortPieceCache {
 
   class Entry {
    public:
-    // The piece has more tokens than an entry holds: PieceCache keeps them.
-    bool elsewhere() const { return high_ >> kCountShift > kMostTokens; }
-
     // Writes kMostTokens numbers whatever their count; the end of the tokens.
     TokenId* copy_to(TokenId* out) const {
       std::copy_n(tokens_, kMostTokens, out);
@@ -36,8 +33,11 @@ class ShortPieceCache {
    private:
     friend class ShortPieceCache;
 
-    // One comparison, so that no branch tells the halves of the key apart.
-    bool is(const PieceKey& key) const { return ((low_ ^ key.low) | ((high_ & kCountless) ^ key.high)) == 0; }
+    // Zero if the entry is of the key: no branch tells its halves apart. `mask`: which bits of the upper half
+    // count.
+    uint64_t difference(const PieceKey& key, uint64_t mask) const {
+      return (low_ ^ key.low) | ((high_ ^ key.high) & mask);
+    }
 
     uint64_t low_ = 0, high_ = 0;
     TokenId tokens_[kMostTokens] = {};
@@ -52,30 +52,46 @@ class ShortPieceCache {
 
   // nullptr if the piece is not here.
   const Entry* find(const PieceKey& key, uint64_t hash) const {
-    const Line& line = lines_[hash % kLines];
-    const bool newer = line.entries[0].is(key), older = line.entries[1].is(key);
-    return newer | older ? &line.entries[older] : nullptr;
+    const Entry& entry = candidate(key, hash);
+    return entry.difference(key, kOfKey) == 0 ? &entry : nullptr;
+  }
+
+  // The same, nullptr also where the tokens are elsewhere.
+  const Entry* find_tokens(const PieceKey& key, uint64_t hash) const {
+    const Entry& entry = candidate(key, hash);
+    return entry.difference(key, kOfKey | kElsewhere) == 0 ? &entry : nullptr;
   }
 
   void store(const PieceKey& key, uint64_t hash, std::span<const TokenId> tokens) {
     Line& line = lines_[hash % kLines];
     line.entries[1] = line.entries[0];
     Entry& entry = line.entries[0];
-    const size_t count = std::min(tokens.size(), kMostTokens + 1);
     entry.low_ = key.low;
-    entry.high_ = key.high | uint64_t{count} << kCountShift;
-    if (!entry.elsewhere()) std::copy(tokens.begin(), tokens.end(), entry.tokens_);
+    if (tokens.size() > kMostTokens) {
+      entry.high_ = key.high | kElsewhere;
+    } else {
+      entry.high_ = key.high | uint64_t{tokens.size()} << kCountShift;
+      std::copy(tokens.begin(), tokens.end(), entry.tokens_);
+    }
   }
 
  private:
   static constexpr size_t kLines = 1 << 15;
-  // The length takes four bits of the key's last byte, the count of tokens the rest.
+  // The length takes four bits of the key's last byte, the count of tokens three, and the last bit says that
+  // they are elsewhere.
   static constexpr unsigned kCountShift = 60;
-  static constexpr uint64_t kCountless = (uint64_t{1} << kCountShift) - 1;
+  static constexpr uint64_t kOfKey = (uint64_t{1} << kCountShift) - 1, kElsewhere = uint64_t{1} << 63;
 
   struct alignas(64) Line {
     Entry entries[2];
   };
+
+  // The one entry that may be of the key. Which of the two it is is counted on, not jumped on: texts are
+  // full of pieces of both.
+  const Entry& candidate(const PieceKey& key, uint64_t hash) const {
+    const Line& line = lines_[hash % kLines];
+    return line.entries[line.entries[0].difference(key, kOfKey) != 0];
+  }
 
   HugeArray<Line> lines_;
 };

@@ -6,6 +6,21 @@
 #include "merge_order.h"
 
 namespace pyllm::tokenizers {
+namespace {
+
+// Those that no later rule has replaced. A few at a time, while the table brings the next ones.
+std::vector<MergeRule> standing_rules(const std::vector<MergeRule>& rules, const MergeTable& merges) {
+  constexpr size_t kAhead = 32;
+  std::vector<MergeRule> standing;
+  standing.reserve(rules.size());
+  for (size_t i = 0; i < rules.size(); ++i) {
+    if (i + kAhead < rules.size()) merges.prefetch(rules[i + kAhead].left, rules[i + kAhead].right);
+    if (merges.find(rules[i].left, rules[i].right).rank == rules[i].rank) standing.push_back(rules[i]);
+  }
+  return standing;
+}
+
+}  // namespace
 
 TokenParts::TokenParts(const TokenBytes& tokens, const std::array<TokenId, 256>& byte_tokens)
     : parts_(tokens.size()),
@@ -23,18 +38,12 @@ std::optional<TokenParts> TokenParts::prove(const TokenBytes& tokens,
                                             const std::array<TokenId, 256>& byte_tokens,
                                             const std::vector<MergeRule>& rules, const MergeTable& merges) {
   // Each round finds the followers of what the one before found.
-  for (MergeOrder order(rules);;) {
+  for (MergeOrder order(standing_rules(rules, merges));;) {
     TokenParts parts(tokens, byte_tokens);
-    const std::vector<MergeRule> early = parts.learn(tokens, order, merges);
+    const std::vector<MergeRule> early = parts.learn(tokens, order);
     if (early.empty()) return parts;
     if (!order.move_behind_parts(early, parts)) return std::nullopt;
   }
-}
-
-// Whether text may lead to the rule: its parts are made, and no later rule has replaced it.
-bool TokenParts::usable(const MergeRule& rule, const MergeTable& merges) const {
-  return reachable(rule.left) && reachable(rule.right) &&
-         merges.find(rule.left, rule.right).rank == rule.rank;
 }
 
 void TokenParts::make(const MergeRule& rule, uint32_t time, size_t length) {
@@ -49,11 +58,10 @@ void TokenParts::make(const MergeRule& rule, uint32_t time, size_t length) {
 // A rule makes its token if its parts are made and nothing crosses between them before. A rule whose parts
 // cross never sees them side by side. What is left was too early for its parts (or spells a token that is
 // made already, which cannot be: its bytes have one encoding).
-std::vector<MergeRule> TokenParts::learn(const TokenBytes& tokens, const MergeOrder& order,
-                                         const MergeTable& merges) {
+std::vector<MergeRule> TokenParts::learn(const TokenBytes& tokens, const MergeOrder& order) {
   for (size_t i = 0; i < order.size(); ++i) {
     const MergeRule& rule = order[i];
-    if (reachable(rule.merged) || !usable(rule, merges) || cross(rule.left, rule.right)) continue;
+    if (reachable(rule.merged) || !usable(rule) || cross(rule.left, rule.right)) continue;
     make(rule, static_cast<uint32_t>(i + 1), tokens[rule.merged].size());
   }
   std::vector<MergeRule> early;
@@ -61,7 +69,7 @@ std::vector<MergeRule> TokenParts::learn(const TokenBytes& tokens, const MergeOr
     const MergeRule& rule = order[i];
     const Parts& made = parts_[rule.merged];
     const bool maker = made.left == rule.left && made.right == rule.right;
-    if (!maker && usable(rule, merges) && !cross(rule.left, rule.right)) early.push_back(rule);
+    if (!maker && usable(rule) && !cross(rule.left, rule.right)) early.push_back(rule);
   }
   return early;
 }

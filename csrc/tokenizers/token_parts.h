@@ -65,9 +65,9 @@ class TokenParts {
   TokenParts(const TokenBytes& tokens, const std::array<TokenId, 256>& byte_tokens);
 
   // Makes tokens by the rules in their order; returns those that come before their parts and yet can be used.
-  std::vector<MergeRule> learn(const TokenBytes& tokens, const MergeOrder& order, const MergeTable& merges);
+  std::vector<MergeRule> learn(const TokenBytes& tokens, const MergeOrder& order);
   void make(const MergeRule& rule, uint32_t time, size_t length);
-  bool usable(const MergeRule& rule, const MergeTable& merges) const;
+  bool usable(const MergeRule& rule) const { return reachable(rule.left) && reachable(rule.right); }
   bool cross(TokenId left, TokenId right) const;
 
   // The token that the two are merged to, kNoToken if no text merges them. Most pairs are none, which a bit

@@ -41,14 +41,18 @@ void TokenTrie::Edges::add(uint32_t node, uint32_t label, uint32_t child) {
 }
 
 TokenTrie::TokenTrie(const TokenBytes& tokens, const std::vector<TokenId>& ids)
-    : first_inner_(static_cast<uint32_t>(tokens.size())), nodes_(first_inner_) {
+    : first_inner_(static_cast<uint32_t>(tokens.size())), nodes_(first_inner_), shorter_(tokens.size()) {
   // Short tokens first: a node is made as the token that ends there if there is one.
   std::vector<TokenId> by_length = ids;
   std::stable_sort(by_length.begin(), by_length.end(),
                    [&](TokenId a, TokenId b) { return tokens[a].size() < tokens[b].size(); });
   for (const TokenId id : by_length) insert(tokens[id], id);
   has_partial_.resize(nodes_);
-  for (const TokenId id : ids) insert_characters(tokens[id]);
+  for (const TokenId id : ids) {
+    if (std::any_of(tokens[id].begin(), tokens[id].end(), [](char c) { return leads_three(c & 0xFFu); })) {
+      insert_characters(tokens[id]);
+    }
+  }
   fill_starts();
 }
 
@@ -69,7 +73,9 @@ void TokenTrie::fill_starts() {
 
 void TokenTrie::insert(std::string_view bytes, TokenId id) {
   uint32_t node = kRoot;
+  TokenId best = kNoToken;
   for (size_t i = 0; i < bytes.size(); ++i) {
+    if (node != kRoot) pass(node, best);
     uint32_t child = bytes_.find(node, byte_at(bytes, i));
     if (child == kNone) {
       child = i + 1 == bytes.size() ? id : nodes_++;
@@ -78,6 +84,7 @@ void TokenTrie::insert(std::string_view bytes, TokenId id) {
     }
     node = child;
   }
+  shorter_[id] = best;
 }
 
 void TokenTrie::insert_characters(std::string_view bytes) {
@@ -125,12 +132,6 @@ TokenId TokenTrie::longest_at(std::string_view text, size_t at) const {
     node = child;
     at += 3;
   }
-  return best;
-}
-
-TokenId TokenTrie::longest_beginning(std::string_view bytes) const {
-  TokenId best = kNoToken;
-  walk_bytes(bytes, 0, bytes.size() - 1, kRoot, best);
   return best;
 }
 

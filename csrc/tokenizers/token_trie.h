@@ -26,8 +26,8 @@ class TokenTrie {
   // The longest token that text[at] starts with, kNoToken if there is none.
   TokenId longest_at(std::string_view text, size_t at) const;
 
-  // The longest token that is a beginning of the bytes, but not all of them.
-  TokenId longest_beginning(std::string_view bytes) const;
+  // The longest token that the token begins with, but for itself; kNoToken if there is none.
+  TokenId shorter(TokenId id) const { return shorter_[id]; }
 
  private:
   static constexpr uint32_t kRoot = (1 << 23) - 1, kNone = kRoot - 1;
@@ -77,6 +77,7 @@ class TokenTrie {
   }
 
   uint32_t first_inner_, nodes_;
+  HugeArray<TokenId> shorter_;
   Edges bytes_, characters_;
   HugeArray<Start> characters_start_{1 << 16};  // by the 16 bits of a three-byte character
   HugeArray<Start> pairs_start_{1 << 16};       // by two bytes

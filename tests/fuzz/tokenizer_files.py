@@ -285,14 +285,22 @@ def _damage_section(rng: random.Random, sections: dict[str, bytes]) -> None:
             sections[name] = sections[rng.choice(list(sections))]
         case 2:
             sections[name] = part[: rng.randrange(len(part) + 1) // 4 * 4]
-        case 3 | 4 if name == "definition":
-            sections[name] = json.dumps(mutate_json(rng, json.loads(part))).encode()
+        case 3 | 4 if name == "definition" and (document := _document(part)) is not None:
+            sections[name] = json.dumps(mutate_json(rng, document)).encode()
         case 3 | 4 if len(part) >= 4:
             at = rng.randrange(len(part) // 4) * 4
             word = rng.choice((0, 1, 2, 255, 1 << 22, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, len(part)))
             sections[name] = part[:at] + struct.pack("<I", word) + part[at + 4 :]
         case _:
             sections[name] = mutate_bytes(rng, part)
+
+
+def _document(part: bytes) -> Any:
+    """What the JSON says, None where an earlier wound has left none."""
+    try:
+        return json.loads(part)
+    except ValueError:
+        return None
 
 
 CASES: dict[str, Case] = {
