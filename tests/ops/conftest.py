@@ -52,7 +52,8 @@ CUDA_MODULES = (
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Gives `isa` the levels of the test's op."""
     if "isa" in metafunc.fixturenames:
-        on_cuda = metafunc.module.__name__.rpartition(".")[2] in CUDA_MODULES
+        package, _, name = metafunc.module.__name__.rpartition(".")
+        on_cuda = package == __package__ and name in CUDA_MODULES
         metafunc.parametrize("isa", [*levels(), *(cuda_levels() if on_cuda else [])], indirect=True)
 
 

@@ -39,6 +39,7 @@ class OnDevice : gpu::Context {
  public:
   OnDevice(const char* op, std::initializer_list<const Tensor*> tensors)
       : first_(**tensors.begin()), scope_(*this) {
+    check(first_.scalar_type() != ScalarType::Double, op, "CUDA kernels take no float64");
     for (const Tensor* x : tensors) check_device(op, x);
   }
   // More tensors of the same device.
