@@ -90,11 +90,10 @@ def _llama_cpp(model: Path, threads: int, largest: int, unified: bool) -> Run:
     network = library.llama_model_load_from_file(str(model).encode(), library.llama_model_default_params())
     sampler = library.llama_sampler_init_greedy()
     batch = library.llama_batch_init(MAX_BATCH_TOKENS, 0, 1)
-    contexts: dict[int, Any] = {}  # by the number of requests
+    contexts: dict[tuple[int, int], Any] = {}  # by the number of requests and the longest of them
 
-    def context_for(work: Workload) -> Any:
+    def context_for(work: Workload, longest: int) -> Any:
         settings = library.llama_context_default_params()
-        longest = max(len(prompt) + count for prompt, count in work)
         settings.n_ctx = largest if unified else longest * len(work)
         settings.n_batch = settings.n_ubatch = MAX_BATCH_TOKENS
         settings.n_seq_max, settings.kv_unified = len(work), unified
@@ -102,9 +101,11 @@ def _llama_cpp(model: Path, threads: int, largest: int, unified: bool) -> Run:
         return library.llama_init_from_model(network, settings)
 
     def run(work: Workload, _kept: Any = silent) -> None:
-        if len(work) not in contexts:
-            contexts[len(work)] = context_for(work)
-        context = contexts[len(work)]
+        longest = max(len(prompt) + count for prompt, count in work)
+        key = (len(work), longest)
+        if key not in contexts:
+            contexts[key] = context_for(work, longest)
+        context = contexts[key]
         library.llama_memory_clear(library.llama_get_memory(context), True)
         _check(_serve_with_llama_cpp(library, context, sampler, batch, work), work)
 
